@@ -1,0 +1,37 @@
+"""One place for what every test and every documentation snippet runs under."""
+
+import doctest
+import pathlib
+import re
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+hypothesis.settings.register_profile("probjax", deadline=None, max_examples=25)
+hypothesis.settings.load_profile("probjax")
+
+
+class FencedDocTestParser(doctest.DocTestParser):
+    """Blanks Markdown fence lines, which doctest would read as expected output."""
+
+    def parse(self, string, name="<string>"):
+        """Parse `string` with its fence lines emptied, so that line numbers stay."""
+        return super().parse(re.sub(r"(?m)^[ \t]*(```|~~~).*$", "", string), name)
+
+
+doctest.DocTestParser = FencedDocTestParser
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the length of one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,231 @@
+"""Any pure one-example function becomes a mesh program by one call.
+
+`map_items(fn, mesh)` is `jit(shard_map(vmap(fn)))`, compiled once for each `(fn, mesh, shapes)`:
+
+>>> import jax, jax.numpy as jnp
+>>> from probjax import sharding
+>>> from probjax.core import item_keys
+>>> def walk(key, start):
+...     return start + jax.random.normal(key)
+>>> keys, starts = item_keys(jax.random.key(0), 10), jnp.arange(10.0)
+>>> on_four = sharding.map_items(walk, sharding.make_mesh(4), tile=1)(keys, starts)
+>>> on_one = sharding.map_items(walk, sharding.make_mesh(1), tile=1)(keys, starts)
+>>> on_four.tolist() == on_one.tolist()
+True
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from probjax.core import checks
+from probjax.sharding.meshes import auto_mesh, place
+
+InAxes = int | None | tuple[int | None, ...]
+
+
+def map_items(
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    tile: int | None = None,
+    in_axes: InAxes = 0,
+    check_vma: bool = True,
+) -> Callable[..., Any]:
+    r"""Map a function of one item over the leading axis of its arguments, sharded over a mesh.
+
+    $$\text{map\_items}(fn)(x)_i = fn(x_i), \qquad i = 0, \dots, N-1$$
+
+    Each device runs its own items and no data crosses between devices. `N` need not divide by
+    anything: it is padded with copies of the last item and cropped again. With `tile=B` every
+    device works through tiles of exactly `B` items, one after the other, so each item meets the
+    same program whatever the number of devices: the same bits on 1, 2, 4, 8 of them. Without it
+    the answers are equal up to rounding.
+
+    Args:
+        fn: pure function of one item. Where it draws, hand it `core.keys.item_keys`.
+        mesh: devices; the items go over all its axes.
+        tile: items in a tile; all of a device's items at once when `None`.
+        in_axes: as in `jax.vmap`, 0 for an argument (a pytree) with a leading item axis, `None`
+            for one that every item shares.
+        check_vma: `shard_map`'s check of what varies over the mesh. Turn it off only for calls
+            into libraries that do not pass it (diffrax, BlackJAX's NUTS).
+
+    Returns:
+        A function of the stacked arguments. Equal `(fn, mesh, tile, in_axes)` share one compiled
+        program for each shape. No item gives an empty result.
+
+    Raises:
+        ValueError: `tile < 1`, other `in_axes` than 0 and `None`, or leaves whose leading axes
+            differ (the message names the leaf).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from probjax import sharding
+        >>> scaled = map_items(lambda x, c: c * x, sharding.make_mesh(2), in_axes=(0, None))
+        >>> print(scaled(jnp.arange(3.0), 2.0))
+        [0. 2. 4.]
+    """
+    if tile is not None:
+        checks.at_least("tile", tile, 1)
+    mesh = auto_mesh(mesh)
+    multiple = mesh.size * (tile or 1)
+    program = _mesh_program(fn, mesh, tile, in_axes, check_vma)
+
+    def mapped(*args):
+        axes = _axes(in_axes, len(args))
+        num_items = _num_items(args, axes)
+        if num_items == 0:
+            return _plain_program(fn, axes)(*args)
+        padded = [
+            place(_pad(arg, num_items, multiple), mesh, P(mesh.axis_names))
+            if axis == 0
+            else place(arg, mesh, P())
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        return _crop(program(*padded), num_items, multiple)
+
+    return mapped
+
+
+def pmap_items(
+    fn: Callable[..., Any], mesh: Mesh, *, tile: int | None = None, in_axes: InAxes = 0
+) -> Callable[..., Any]:
+    """Do what `map_items` does through `jax.pmap`, which is in maintenance.
+
+    The twin is kept so that tests can hold the two against each other. In a run of several
+    processes use `map_items`.
+
+    Args:
+        fn: pure function of one item.
+        mesh: devices; only their flat order counts.
+        tile: items in a tile.
+        in_axes: as for `map_items`.
+
+    Returns:
+        A function of the stacked arguments.
+
+    Raises:
+        ValueError: as for `map_items`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from probjax import sharding
+        >>> print(pmap_items(lambda x: x**2, sharding.make_mesh(2))(jnp.arange(3.0)))
+        [0. 1. 4.]
+    """
+    if tile is not None:
+        checks.at_least("tile", tile, 1)
+    multiple = mesh.size * (tile or 1)
+    devices = list(mesh.devices.flat)
+
+    def mapped(*args):
+        axes = _axes(in_axes, len(args))
+        num_items = _num_items(args, axes)
+        if num_items == 0:
+            return _plain_program(fn, axes)(*args)
+        split = [
+            jax.tree.map(
+                lambda leaf: leaf.reshape(mesh.size, -1, *leaf.shape[1:]),
+                _pad(arg, num_items, multiple),
+            )
+            if axis == 0
+            else arg
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        body = functools.partial(_tiles, fn, tile, axes)
+        out = jax.pmap(body, in_axes=axes, devices=devices)(*split)
+        out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+        return _crop(out, num_items, multiple)
+
+    return mapped
+
+
+@functools.lru_cache(maxsize=256)
+def _mesh_program(
+    fn: Callable[..., Any], mesh: Mesh, tile: int | None, in_axes: InAxes, check_vma: bool
+) -> Callable[..., Any]:
+    @jax.jit
+    def program(*args):
+        axes = _axes(in_axes, len(args))
+        specs = tuple(P(mesh.axis_names) if axis == 0 else P() for axis in axes)
+        return jax.shard_map(
+            functools.partial(_tiles, fn, tile, axes),
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=P(mesh.axis_names),
+            check_vma=check_vma,
+        )(*args)
+
+    return program
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_program(fn: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    return jax.jit(jax.vmap(fn, in_axes=axes))
+
+
+def _tiles(
+    fn: Callable[..., Any], tile: int | None, axes: tuple[int | None, ...], *args: Any
+) -> Any:
+    """One device's items: all at once, or tile after tile."""
+    one_tile = jax.vmap(fn, in_axes=axes)
+    if tile is None:
+        return one_tile(*args)
+    mapped = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+    split = jax.tree.map(lambda leaf: leaf.reshape(-1, tile, *leaf.shape[1:]), mapped)
+
+    def run(block):
+        block = iter(block)
+        return one_tile(*(next(block) if axis == 0 else arg for arg, axis in zip(args, axes)))  # noqa: B905
+
+    out = jax.lax.map(run, split)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+
+
+def _axes(in_axes: InAxes, num_args: int) -> tuple[int | None, ...]:
+    axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * num_args
+    if len(axes) != num_args:
+        raise ValueError(f"in_axes has {len(axes)} entries for {num_args} arguments")
+    if any(axis not in (0, None) for axis in axes) or all(axis is None for axis in axes):
+        raise ValueError(f"in_axes must hold 0 or None, and 0 at least once, got {in_axes}")
+    return axes
+
+
+def _num_items(args: tuple[Any, ...], axes: tuple[int | None, ...]) -> int:
+    """The common leading length of the mapped leaves."""
+    first, lengths = None, None
+    for position, (arg, axis) in enumerate(zip(args, axes, strict=True)):
+        if axis is None:
+            continue
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
+            name = f"argument {position}{jax.tree_util.keystr(path)}"
+            if jnp.ndim(leaf) == 0:
+                raise ValueError(f"{name} is mapped but has no leading axis")
+            length = jnp.shape(leaf)[0]
+            if lengths is not None and length != lengths:
+                raise ValueError(f"{name} has {length} items but {first} has {lengths}")
+            first, lengths = first or name, length if lengths is None else lengths
+    if lengths is None:
+        raise ValueError("no mapped argument holds an array")
+    return lengths
+
+
+def _pad(arg: Any, num_items: int, multiple: int) -> Any:
+    """Repeat the last item until the length is a multiple of `multiple`."""
+    total = -(-num_items // multiple) * multiple
+    if total == num_items:
+        return jax.tree.map(jnp.asarray, arg)
+    take = jnp.minimum(jnp.arange(total), num_items - 1)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[take], arg)
+
+
+def _crop(out: Any, num_items: int, multiple: int) -> Any:
+    if num_items % multiple == 0:
+        return out
+    return jax.tree.map(lambda leaf: leaf[:num_items], out)
