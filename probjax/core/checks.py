@@ -169,7 +169,8 @@ def same_shape(name: str, array: Any, other_name: str, other: Any) -> None:
     """
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(
-            f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(array)}"
+            f"{name} must have the shape of {other_name}, {jnp.shape(other)}, "
+            f"got {jnp.shape(array)}"
         )
 
 

@@ -65,7 +65,8 @@ def as_key(key: Array) -> Key[Array, "*keys"]:
     if key.dtype == jnp.uint32 and key.shape == (2,):
         return jax.random.wrap_key_data(key)
     raise TypeError(
-        f"key must be jax.random.key(seed) or an old-style uint32[2] key, got {key.dtype}{key.shape}"
+        "key must be jax.random.key(seed) or an old-style uint32[2] key, "
+        f"got {key.dtype}{key.shape}"
     )
 
 

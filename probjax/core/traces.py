@@ -227,7 +227,8 @@ def divergence_hutchinson(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.ones((4, 3))
-        >>> value, div = divergence_hutchinson(lambda x: -x, x, probes(jax.random.key(0), (1, 4, 3)))
+        >>> v = probes(jax.random.key(0), (1, 4, 3))
+        >>> value, div = divergence_hutchinson(lambda x: -x, x, v)
         >>> print(div)
         [-3. -3. -3. -3.]
     """

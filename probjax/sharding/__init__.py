@@ -6,6 +6,7 @@ from probjax.sharding.loops import Chunk as Chunk
 from probjax.sharding.loops import LoopResult as LoopResult
 from probjax.sharding.loops import run_chunks as run_chunks
 from probjax.sharding.mapping import map_items as map_items
+from probjax.sharding.mapping import map_rows as map_rows
 from probjax.sharding.mapping import pmap_items as pmap_items
 from probjax.sharding.meshes import auto_mesh as auto_mesh
 from probjax.sharding.meshes import make_mesh as make_mesh

@@ -13,7 +13,7 @@ raises `CheckpointError` and says so in one line.
 (3, [0.0, 1.0])
 >>> checkpoints.restore(folder, {"x": jnp.zeros(2)}, config={"seed": 2})
 Traceback (most recent call last):
-probjax.sharding.checkpoints.CheckpointError: ...: belongs to another config: seed is 1 there, 2 here
+probjax.sharding.checkpoints.CheckpointError: ... another config: seed is 1 there, 2 here
 """
 
 import hashlib
@@ -198,7 +198,9 @@ def _read_meta(path: pathlib.Path) -> dict[str, Any]:
         meta = dict(meta.meta)
         meta["config"], meta["step"], meta["sha256"]
     except Exception as error:  # Orbax's failures have no common type
-        raise CheckpointError(f"{path}: damaged or not a probjax checkpoint ({_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: damaged or not a probjax checkpoint ({_line(error)})"
+        ) from error
     return meta
 
 
@@ -221,7 +223,9 @@ def _read_state(path: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
                 ),
             ).state
     except Exception as error:  # Orbax's failures have no common type
-        raise CheckpointError(f"{path}: damaged, or of another structure ({_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: damaged, or of another structure ({_line(error)})"
+        ) from error
     for name, leaf in target.items():
         if restored[name].shape != leaf.shape:
             raise CheckpointError(
@@ -241,7 +245,10 @@ def _same_config(path: pathlib.Path, there: Any, here: Any, prefix: str = "") ->
         for name in [*here, *(name for name in there if name not in here)]:
             missing = "absent"
             _same_config(
-                path, there.get(name, missing), here.get(name, missing), f"{prefix}.{name}".lstrip(".")
+                path,
+                there.get(name, missing),
+                here.get(name, missing),
+                f"{prefix}.{name}".lstrip("."),
             )
     elif there != here:
         raise CheckpointError(

@@ -71,26 +71,48 @@ def map_items(
         >>> print(scaled(jnp.arange(3.0), 2.0))
         [0. 2. 4.]
     """
-    if tile is not None:
-        checks.at_least("tile", tile, 1)
-    mesh = auto_mesh(mesh)
-    multiple = mesh.size * (tile or 1)
-    program = _mesh_program(fn, mesh, tile, in_axes, check_vma)
+    return _map(fn, mesh, tile, in_axes, check_vma, one_item=True)
 
-    def mapped(*args):
-        axes = _axes(in_axes, len(args))
-        num_items = _num_items(args, axes)
-        if num_items == 0:
-            return _plain_program(fn, axes)(*args)
-        padded = [
-            place(_pad(arg, num_items, multiple), mesh, P(mesh.axis_names))
-            if axis == 0
-            else place(arg, mesh, P())
-            for arg, axis in zip(args, axes, strict=True)
-        ]
-        return _crop(program(*padded), num_items, multiple)
 
-    return mapped
+def map_rows(
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    tile: int | None = None,
+    in_axes: InAxes = 0,
+    check_vma: bool = True,
+) -> Callable[..., Any]:
+    r"""Do what `map_items` does for a function that takes rows itself.
+
+    $$\text{map\_rows}(fn)(x)_{b} = fn(x_{b}),\qquad b \text{ a device's block of rows, or a tile}$$
+
+    For networks, whose matrix products want the whole block at once, and for samplers written over
+    rows with a key for each.
+
+    Args:
+        fn: pure function of blocks of rows, `(b, ...) -> (b, ...)`, in which no row influences
+            another.
+        mesh: devices; the rows go over all its axes.
+        tile: rows in a block; all of a device's rows when `None`.
+        in_axes: as for `map_items`.
+        check_vma: as for `map_items`.
+
+    Returns:
+        A function of all rows.
+
+    Raises:
+        ValueError: as for `map_items`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from probjax import sharding
+        >>> matrix = jnp.array([[0.0, 1.0], [2.0, 0.0]])
+        >>> product = map_rows(lambda x, m: x @ m, sharding.make_mesh(2), in_axes=(0, None))
+        >>> print(product(jnp.eye(2), matrix))
+        [[0. 1.]
+         [2. 0.]]
+    """
+    return _map(fn, mesh, tile, in_axes, check_vma, one_item=False)
 
 
 def pmap_items(
@@ -128,7 +150,7 @@ def pmap_items(
         axes = _axes(in_axes, len(args))
         num_items = _num_items(args, axes)
         if num_items == 0:
-            return _plain_program(fn, axes)(*args)
+            return _plain_program(fn, axes, True)(*args)
         split = [
             jax.tree.map(
                 lambda leaf: leaf.reshape(mesh.size, -1, *leaf.shape[1:]),
@@ -138,7 +160,7 @@ def pmap_items(
             else arg
             for arg, axis in zip(args, axes, strict=True)
         ]
-        body = functools.partial(_tiles, fn, tile, axes)
+        body = functools.partial(_tiles, _block(fn, axes, True), tile, axes)
         out = jax.pmap(body, in_axes=axes, devices=devices)(*split)
         out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
         return _crop(out, num_items, multiple)
@@ -146,16 +168,52 @@ def pmap_items(
     return mapped
 
 
+def _map(
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    tile: int | None,
+    in_axes: InAxes,
+    check_vma: bool,
+    *,
+    one_item: bool,
+) -> Callable[..., Any]:
+    if tile is not None:
+        checks.at_least("tile", tile, 1)
+    mesh = auto_mesh(mesh)
+    multiple = mesh.size * (tile or 1)
+    program = _mesh_program(fn, mesh, tile, in_axes, check_vma, one_item)
+
+    def mapped(*args):
+        axes = _axes(in_axes, len(args))
+        num_items = _num_items(args, axes)
+        if num_items == 0:
+            return _plain_program(fn, axes, one_item)(*args)
+        padded = [
+            place(_pad(arg, num_items, multiple), mesh, P(mesh.axis_names))
+            if axis == 0
+            else place(arg, mesh, P())
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        return _crop(program(*padded), num_items, multiple)
+
+    return mapped
+
+
 @functools.lru_cache(maxsize=256)
 def _mesh_program(
-    fn: Callable[..., Any], mesh: Mesh, tile: int | None, in_axes: InAxes, check_vma: bool
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    tile: int | None,
+    in_axes: InAxes,
+    check_vma: bool,
+    one_item: bool,
 ) -> Callable[..., Any]:
     @jax.jit
     def program(*args):
         axes = _axes(in_axes, len(args))
         specs = tuple(P(mesh.axis_names) if axis == 0 else P() for axis in axes)
         return jax.shard_map(
-            functools.partial(_tiles, fn, tile, axes),
+            functools.partial(_tiles, _block(fn, axes, one_item), tile, axes),
             mesh=mesh,
             in_specs=specs,
             out_specs=P(mesh.axis_names),
@@ -166,23 +224,31 @@ def _mesh_program(
 
 
 @functools.lru_cache(maxsize=256)
-def _plain_program(fn: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    return jax.jit(jax.vmap(fn, in_axes=axes))
+def _plain_program(
+    fn: Callable[..., Any], axes: tuple[int | None, ...], one_item: bool
+) -> Callable[..., Any]:
+    return jax.jit(_block(fn, axes, one_item))
+
+
+def _block(
+    fn: Callable[..., Any], axes: tuple[int | None, ...], one_item: bool
+) -> Callable[..., Any]:
+    return jax.vmap(fn, in_axes=axes) if one_item else fn
 
 
 def _tiles(
-    fn: Callable[..., Any], tile: int | None, axes: tuple[int | None, ...], *args: Any
+    block_fn: Callable[..., Any], tile: int | None, axes: tuple[int | None, ...], *args: Any
 ) -> Any:
     """One device's items: all at once, or tile after tile."""
-    one_tile = jax.vmap(fn, in_axes=axes)
     if tile is None:
-        return one_tile(*args)
+        return block_fn(*args)
     mapped = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
     split = jax.tree.map(lambda leaf: leaf.reshape(-1, tile, *leaf.shape[1:]), mapped)
 
     def run(block):
         block = iter(block)
-        return one_tile(*(next(block) if axis == 0 else arg for arg, axis in zip(args, axes)))  # noqa: B905
+        pairs = zip(args, axes, strict=True)
+        return block_fn(*(next(block) if axis == 0 else arg for arg, axis in pairs))
 
     out = jax.lax.map(run, split)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)

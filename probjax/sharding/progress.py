@@ -30,6 +30,7 @@ def progress(
     stream: io.TextIOBase | None = None,
     as_json: bool = False,
     show: tuple[str, ...] = ("loss",),
+    unit: str = "steps",
 ) -> Callable[[Chunk], None]:
     """Make an `on_chunk` callback that tells rate, metrics and time left.
 
@@ -40,6 +41,7 @@ def progress(
         stream: where to; standard error when `None`. A terminal gets one line that is rewritten.
         as_json: one JSON object on each line instead.
         show: names of the metrics (a dict of arrays) whose mean over the chunk is shown.
+        unit: what is counted.
 
     Returns:
         The callback. Only the first process of several prints.
@@ -65,7 +67,8 @@ def progress(
         if as_json:
             event = {
                 "event": "progress", "label": label, "step": chunk.stop,
-                "num_steps": chunk.num_steps, "steps_per_second": rate, "seconds_left": left,
+                "num_steps": chunk.num_steps, "unit": unit, "per_second": rate,
+                "seconds_left": left,
                 **{name: value if math.isfinite(value) else None for name, value in means.items()},
             }  # fmt: skip
             print(json.dumps(event), file=out, flush=True)
@@ -74,7 +77,7 @@ def progress(
         shown = "".join(f"  {name} {value:.4g}" for name, value in means.items())
         line = (
             f"{label}  {chunk.stop:>{width}}/{chunk.num_steps}  "
-            f"{chunk.stop / chunk.num_steps:4.0%}  {rate:.4g} steps/s{shown}"
+            f"{chunk.stop / chunk.num_steps:4.0%}  {rate:.4g} {unit}/s{shown}"
         )
         line += f"  {clock(chunk.seconds)}" if chunk.ending else f"  {clock(left)} left"
         if out.isatty():

@@ -19,7 +19,9 @@ def test_logsumexp_value_and_gradient(values):
     total = np.exp(x).sum()
     value, gradient = jax.value_and_grad(logspace.logsumexp)(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, np.log(total) if total > 0 else -INF, rtol=3e-6, atol=3e-6)
-    np.testing.assert_allclose(gradient, np.exp(x) / total if total > 0 else 0 * np.exp(x), atol=1e-5)
+    np.testing.assert_allclose(
+        gradient, np.exp(x) / total if total > 0 else 0 * np.exp(x), atol=1e-5
+    )
 
 
 def test_logsumexp_axes_mask_and_emptiness():
@@ -30,7 +32,9 @@ def test_logsumexp_axes_mask_and_emptiness():
     where = jnp.array([[True, False, True], [False, False, False]])
     np.testing.assert_allclose(jnp.exp(logspace.logsumexp(x, where=where)), [4, 0], rtol=1e-6)
     assert logspace.logsumexp(jnp.zeros((2, 0))).tolist() == [-INF, -INF]
-    gradient = jax.grad(lambda x: logspace.logsumexp(x, where=where).sum(where=jnp.array([True, False])))
+    gradient = jax.grad(
+        lambda x: logspace.logsumexp(x, where=where).sum(where=jnp.array([True, False]))
+    )
     np.testing.assert_allclose(gradient(x), [[0.25, 0, 0.75], [0, 0, 0]], atol=1e-6)
 
 
@@ -51,7 +55,9 @@ def test_logaddexp_is_logsumexp_of_two(a, b):
 
 
 def test_logaddexp_keeps_small_additions():
-    assert logspace.logaddexp(jnp.asarray(0.0), jnp.asarray(-20.0)) == pytest.approx(2.0611537e-9, rel=1e-5)
+    assert logspace.logaddexp(jnp.asarray(0.0), jnp.asarray(-20.0)) == pytest.approx(
+        2.0611537e-9, rel=1e-5
+    )
 
 
 def test_logmeanexp_counts_the_mask():

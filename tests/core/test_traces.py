@@ -118,6 +118,8 @@ def test_passes_the_shard_map_check(chunk):
     x = jax.random.normal(jax.random.key(0), (8, 20))
     run = jax.shard_map(
         lambda x: traces.divergence_exact(lambda x: x**3, x, chunk=chunk)[1],
-        mesh=mesh, in_specs=spec, out_specs=spec,
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=spec,
     )
     np.testing.assert_allclose(run(x), (3 * x**2).sum(-1), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Checkpoints come back to the bit, on other devices too, and say what is wrong when they do not."""
+"""Checkpoints come back to the bit, on other devices too, and say why when they cannot."""
 
 import os
 import pathlib

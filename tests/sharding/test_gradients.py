@@ -68,14 +68,17 @@ def test_pmap_twin():
     def on_one_device(params, *rows):
         return jax.lax.pmean(plain(params, *rows), "items")
 
-    out = jax.pmap(on_one_device, axis_name="items", in_axes=(None, 0, 0), devices=jax.devices()[:4])(
-        PARAMS, *split
+    out = jax.pmap(
+        on_one_device, axis_name="items", in_axes=(None, 0, 0), devices=jax.devices()[:4]
+    )(PARAMS, *split)
+    close(
+        jax.jit(sharding.value_and_grad(loss_fn, mesh))(PARAMS, *ROWS),
+        jax.tree.map(lambda a: a[0], out),
     )
-    close(jax.jit(sharding.value_and_grad(loss_fn, mesh))(PARAMS, *ROWS), jax.tree.map(lambda a: a[0], out))
 
 
 def test_mutants_of_the_reduction_are_seen():
-    """Forgetting the cast sums replicated gradients early; dividing by a tile is off by a factor."""
+    """A gradient summed twice over devices, or divided by a tile, is off by a factor."""
     mesh = sharding.make_mesh(4)
     fn = jax.jit(sharding.value_and_grad(loss_fn, mesh, tile=4))
     loss, gradient = fn(PARAMS, *ROWS)

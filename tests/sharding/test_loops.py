@@ -23,7 +23,11 @@ def walk(state, step, key):
 
 def run(**options):
     chunks = []
-    options = {"args": (jax.random.key(0),), "on_chunk": lambda c: chunks.append(c) and None, **options}
+    options = {
+        "args": (jax.random.key(0),),
+        "on_chunk": lambda c: chunks.append(c) and None,
+        **options,
+    }
     result = sharding.run_chunks(walk, jnp.ones(3), 23, **options)
     return result, chunks
 
@@ -72,7 +76,7 @@ def test_deadline_and_callback_end_it_at_a_border():
 
 def test_a_signal_ends_it_at_a_border_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
-    kill = lambda chunk: os.kill(os.getpid(), signal.SIGTERM) if chunk.stop == 5 else None  # noqa: E731
+    kill = lambda chunk: os.kill(os.getpid(), signal.SIGTERM) if chunk.stop == 5 else None
     result, _ = run(chunk_size=5, on_chunk=kill)
     assert (result.step, result.reason) == (10, "signal")
     assert signal.getsignal(signal.SIGTERM) is before
@@ -92,7 +96,9 @@ def test_a_second_interrupt_ends_it_at_once():
             print("interrupted")
         """
     )
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
     assert out.stdout == "interrupted\n", out.stderr
 
 

@@ -69,6 +69,31 @@ def test_pmap_twin(tile):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tile", [None, 4])
+def test_rows_are_items_in_blocks(tile):
+    def block(keys, x, weight):
+        assert x.shape[0] == (tile or x.shape[0])
+        return jnp.tanh(x @ weight) + jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
+
+    keys, x = inputs(13)
+    weight = WEIGHTS[0] @ WEIGHTS[2]
+    outs = [
+        sharding.map_rows(block, sharding.make_mesh(num), tile=tile, in_axes=(0, 0, None))(
+            keys, x, weight
+        )
+        for num in (1, 2, 8)
+    ]
+    for out in outs:
+        np.testing.assert_allclose(
+            out, block(keys, x, weight) if tile is None else outs[0], rtol=1e-5
+        )
+        if tile is not None:
+            np.testing.assert_array_equal(out, outs[0])
+    assert sharding.map_rows(block, sharding.make_mesh(2), in_axes=(0, 0, None))(
+        *inputs(0), weight
+    ).shape == (0, 6)
+
+
 def test_more_items_leave_the_first_ones_alone():
     mesh = sharding.make_mesh(2)
     few = sharding.map_items(chain, mesh, tile=4)(*inputs(5))[0]
@@ -95,7 +120,7 @@ def test_any_number_of_items(num_items, tile):
 def test_no_data_crosses_devices_and_one_compile_for_a_shape():
     mesh = sharding.make_mesh(4)
     sharding.map_items(chain, mesh, tile=2)(*inputs(16))
-    program = mapping._mesh_program(chain, mesh, 2, 0, True)
+    program = mapping._mesh_program(chain, mesh, 2, 0, True, True)
     before = program._cache_size()
     sharding.map_items(chain, sharding.make_mesh(4), tile=2)(*inputs(15))
     sharding.map_items(chain, mesh, tile=2)(*inputs(16))
@@ -128,20 +153,26 @@ def test_it_composes_under_jit_and_grad():
     np.testing.assert_allclose(gradient, 2 * 3 * (x**2).sum(), rtol=1e-6)
 
 
+PAIR = (jnp.ones(3), jnp.ones(4))
+TREES = ({"a": jnp.ones(3)}, {"b": jnp.ones(2)})
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("options", "args", "message"),
     [
-        (lambda f, m: sharding.map_items(f, m)(jnp.ones(3), jnp.ones(4)), r"argument 1 has 4 items but argument 0 has 3"),
-        (lambda f, m: sharding.map_items(f, m)({"a": jnp.ones(3)}, {"b": jnp.ones(2)}), r"argument 1\['b'\] has 2"),
-        (lambda f, m: sharding.map_items(f, m)(jnp.ones(3), 1.0), "argument 1 is mapped but has no leading axis"),
-        (lambda f, m: sharding.map_items(f, m, in_axes=(0,))(1, 2), "in_axes has 1 entries for 2 arguments"),
-        (lambda f, m: sharding.map_items(f, m, in_axes=(None, None))(1, 2), "0 at least once"),
-        (lambda f, m: sharding.map_items(f, m, in_axes=(1, 0))(1, 2), "in_axes must hold 0 or None"),
-        (lambda f, m: sharding.map_items(f, m)((), {}), "no mapped argument holds an array"),
-        (lambda f, m: sharding.map_items(f, m, tile=0), "tile must be at least 1, got 0"),
-        (lambda f, m: sharding.pmap_items(f, m, tile=0), "tile must be at least 1, got 0"),
+        ({}, PAIR, "argument 1 has 4 items but argument 0 has 3"),
+        ({}, TREES, r"argument 1\['b'\] has 2 items but argument 0\['a'\] has 3"),
+        ({}, (jnp.ones(3), 1.0), "argument 1 is mapped but has no leading axis"),
+        ({}, ((), {}), "no mapped argument holds an array"),
+        ({"in_axes": (0,)}, PAIR, "in_axes has 1 entries for 2 arguments"),
+        ({"in_axes": (None, None)}, PAIR, "in_axes must hold 0 or None, and 0 at least once"),
+        ({"in_axes": (1, 0)}, PAIR, "in_axes must hold 0 or None"),
+        ({"tile": 0}, PAIR, "tile must be at least 1, got 0"),
     ],
-)  # fmt: skip
-def test_errors_name_the_argument(call, message):
+)
+@pytest.mark.parametrize(
+    "mapper", [sharding.map_items, sharding.map_rows, sharding.pmap_items], ids=lambda m: m.__name__
+)
+def test_errors_name_the_argument(mapper, options, args, message):
     with pytest.raises(ValueError, match=message):
-        call(lambda a, b: a, sharding.make_mesh(2))
+        mapper(lambda a, b: a, sharding.make_mesh(2), **options)(*args)

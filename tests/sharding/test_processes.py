@@ -23,7 +23,8 @@ PROGRAM = textwrap.dedent(
     from probjax.core import item_keys
     from probjax.mcmc import sample_annealed
 
-    weights = [0.3 * jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 32), (32, 2)])]
+    shapes = [(2, 32), (32, 2)]
+    weights = [0.3 * jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes)]
 
     def score_fn(x, noise_scale):
         return -(x + jnp.tanh(x @ weights[0]) @ weights[1]) / (1.0 + noise_scale**2)

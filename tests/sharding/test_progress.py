@@ -43,7 +43,7 @@ def test_json_lines_stay_json():
     events = [json.loads(line) for line in feed(io.StringIO(), as_json=True).splitlines()]
     assert [event["step"] for event in events] == [10, 20, 30]
     assert [event["loss"] for event in events] == [0.5, 0.25, None]
-    assert events[1]["steps_per_second"] == 10
+    assert events[1]["per_second"] == 10
 
 
 def test_clock():

@@ -1,0 +1,63 @@
+# Each target sets up what it needs in .venv from a bare Python 3.11 with pip, then does its job.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-site lint contract docs serve bench figures clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+
+demo: $(VENV)/.run  ## train on real digits, draw with five samplers, write a report
+	$(BIN)/probjax run digits
+
+test: $(VENV)/.test  ## every test and every documentation snippet
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-slow: $(VENV)/.test  ## what takes minutes: kill and resume, quality of the demo
+	$(BIN)/python -m pytest -m "slow and not browser"
+
+test-site: $(VENV)/.docs $(VENV)/.test katex  ## links, anchors, and the pages in a browser
+	$(BIN)/python -m pytest -m "slow or not slow" tests/docs
+
+lint: $(VENV)/.test  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+contract: $(VENV)/.test  ## which floor may import which
+	$(BIN)/lint-imports
+
+.PHONY: katex
+katex: $(VENV)/.docs
+	$(BIN)/python docs/vendor_katex.py
+
+docs: $(VENV)/.docs katex  ## build the site into site/, strictly
+	$(BIN)/mkdocs build --strict
+
+serve: $(VENV)/.docs katex  ## the site at localhost:8000, rebuilt on change
+	$(BIN)/mkdocs serve
+
+figures: $(VENV)/.run  ## draw the site's figures again
+	for script in docs/figures/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+bench: $(VENV)/.bench  ## the benchmarks beside their peers
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what can be made again
+	rm -rf $(VENV) site build dist .jax_cache .pytest_cache .ruff_cache docs/assets/katex docs/node_modules
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing probjax into $(VENV) (once)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing probjax[$*] into $(VENV) (once)"
+	$(PIP) -e ".[$*]"
+	@touch $@

@@ -1,0 +1,39 @@
+"""Named experiments: each a module with a frozen `Config` and a pure-in-its-config `run`.
+
+>>> from probjax import experiments
+>>> sorted(experiments.NAMES)
+['digits']
+>>> experiments.load("digits").Config().seed
+0
+"""
+
+import importlib
+from types import ModuleType
+
+from probjax.experiments.runs import UserError
+
+NAMES = {"digits": "learn to draw handwritten digits; five samplers, their quality and cost"}
+"""The experiments there are, each with one line on what it does."""
+
+
+def load(name: str) -> ModuleType:
+    """Import the experiment `name`.
+
+    Args:
+        name: a key of `NAMES`.
+
+    Returns:
+        Its module, which has `Config` (a frozen dataclass), `check(config, mesh)` and
+        `run(config, context)`.
+
+    Raises:
+        UserError: there is no such experiment.
+
+    Example:
+        >>> load("digitz")
+        Traceback (most recent call last):
+        probjax.experiments.runs.UserError: unknown experiment 'digitz'; there are: digits
+    """
+    if name not in NAMES:
+        raise UserError(f"unknown experiment {name!r}; there are: {', '.join(sorted(NAMES))}")
+    return importlib.import_module(f"probjax.experiments.{name}")

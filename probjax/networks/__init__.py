@@ -1,0 +1,7 @@
+"""Flax modules that the experiments use, as pure functions."""
+
+from probjax.networks.features import noise_features as noise_features
+from probjax.networks.mixer import DenoisingMixer as DenoisingMixer
+from probjax.networks.mlp import MLP as MLP
+from probjax.networks.mlp import DenoisingMLP as DenoisingMLP
+from probjax.networks.unet import UNet as UNet
