@@ -6,6 +6,7 @@ import re
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -28,6 +29,13 @@ class FencedDocTestParser(doctest.DocTestParser):
 
 
 doctest.DocTestParser = FencedDocTestParser
+
+
+@pytest.fixture(autouse=True)
+def default_printing():
+    """A page may set print options; the next test prints as NumPy does by default."""
+    with np.printoptions():
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 import json
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +16,8 @@ from probjax.sharding import checkpoints
 
 SMALL = [
     "--config.network.width=8", "--config.network.num-blocks=1", "--config.tile=8",
-    "--config.training.num-steps=30", "--config.training.chunk-size=10",
-    "--config.training.batch-size=64", "--config.training.checkpoint-every=10",
+    "--config.training.num-steps=12", "--config.training.chunk-size=1",
+    "--config.training.batch-size=64", "--config.training.checkpoint-every=2",
     "--config.sampling.num-samples=64", "--config.sampling.chunk-size=32",
     "--config.sampling.langevin-levels=3", "--config.sampling.ddim-steps=4",
     "--config.sampling.heun-steps=3", "--config.sampling.ancestral-steps=4",
@@ -107,21 +111,23 @@ def test_folders_that_cannot_be_used(capsys, tmp_path):
     complains(capsys, ["resume", tmp_path], "config.tile is missing")
 
 
-def test_a_run_stops_resumes_on_other_devices_and_gives_the_same_bits(capsys, tmp_path):
+@pytest.mark.multiprocess
+def test_a_killed_run_resumes_on_other_devices_and_gives_the_same_bits(capsys, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     code, _, err = run(capsys, "run", "digits", "--devices=2", "--out", whole, *SMALL)
     assert code == 0, err
-    assert "train  30/30  100%" in err and "report: " in err
+    assert "train  12/12  100%" in err and "report: " in err
     for name in ("report.html", "metrics.json", "samples.npz", "config.json", "log.jsonl"):
         assert (whole / name).stat().st_size > 0
 
-    stop = ["run", "digits", "--devices=4", "--deadline=0", "--json", "--out", cut, *SMALL]
-    code, out, err = run(capsys, *stop)
-    assert code == 1 and "probjax resume" in err, err
+    kill_in_mid_training(cut)
+    assert 0 < checkpoints.steps(cut / "checkpoints")[-1] < 12
+    code, out, err = run(capsys, "resume", cut, "--devices=4", "--deadline=0", "--json")
+    assert code == 1 and "stopped by deadline; go on with: probjax resume" in err, err
     events = [json.loads(line) for line in out.splitlines()]
     assert events[-1] == {"event": "end", "reason": "deadline", "folder": str(cut)}
-    assert checkpoints.steps(cut / "checkpoints") == [10]
-    assert run(capsys, "resume", cut, "--devices=8")[0] == 0
+    code, _, err = run(capsys, "resume", cut, "--devices=8")
+    assert code == 0 and "resumed from step" in err, err
 
     one, two = (json.loads((f / "metrics.json").read_text()) for f in (whole, cut))
     assert one["sha256"] == two["sha256"]
@@ -129,10 +135,24 @@ def test_a_run_stops_resumes_on_other_devices_and_gives_the_same_bits(capsys, tm
         [json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()]
         for f in (whole, cut)
     ]
-    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == [10, 20, 30]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == list(range(1, 13))
     assert [r["loss"] for r in logs[0]] == [r["loss"] for r in logs[1]]
     reports_are_self_contained(whole / "report.html")
     damaged_and_foreign_checkpoints(capsys, cut)
+
+
+def kill_in_mid_training(folder: pathlib.Path):
+    """Start the run in a process of its own and send it SIGKILL after step 4."""
+    words = ["run", "digits", "--devices=2", "--out", str(folder), *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "probjax.cli", *words], stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not any(
+        step >= 4 for step in checkpoints.steps(folder / "checkpoints")
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 def reports_are_self_contained(path: pathlib.Path):

@@ -3,6 +3,7 @@
 from probjax.core import checks as checks
 from probjax.core import keys as keys
 from probjax.core import logspace as logspace
+from probjax.core import rows as rows
 from probjax.core import traces as traces
 from probjax.core.keys import as_key as as_key
 from probjax.core.keys import item_key as item_key

@@ -80,7 +80,7 @@ class SamplingConfig:
     """Where the samplers start."""
     min_noise_scale: float = 0.002
     """The last noise scale before the final denoising."""
-    ddim_steps: int = 40
+    ddim_steps: int = 80
     """Denoiser evaluations of DDIM."""
     heun_steps: int = 20
     """Levels of Heun's method; two evaluations each but the last."""
@@ -88,13 +88,13 @@ class SamplingConfig:
     """Denoiser evaluations of ancestral sampling."""
     flow_tolerance: float = 1e-3
     """Relative and absolute tolerance of the probability flow's adaptive steps."""
-    langevin_levels: int = 20
+    langevin_levels: int = 40
     """Noise scales of annealed Langevin dynamics, geometric."""
-    langevin_steps: int = 10
+    langevin_steps: int = 5
     """Steps at each of them."""
     langevin_min_noise_scale: float = 0.02
     """The last of them."""
-    langevin_step: float = 0.1
+    langevin_step: float = 1.0
     """Step size over the squared noise scale."""
 
 
@@ -350,6 +350,7 @@ def _train(config, context, key, train, test, scaling, net):
         held_out=held_out,
         chunk_size=options.chunk_size,
         checkpoint_every=options.checkpoint_every,
+        same_bits=config.tile is not None,
     )
 
 

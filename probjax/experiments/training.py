@@ -116,6 +116,7 @@ def fit(
     held_out: Callable[[Any], jax.Array],
     chunk_size: int,
     checkpoint_every: int,
+    same_bits: bool = False,
 ) -> tuple[TrainState, Log, str]:
     """Train, from the last checkpoint of the run folder where there is one.
 
@@ -129,6 +130,7 @@ def fit(
         held_out: loss of the averaged parameters on data that is not trained on.
         chunk_size: steps between two looks of the host.
         checkpoint_every: steps between two checkpoints, rounded up to chunk borders.
+        same_bits: compile so that a tiled step gives the same bits on any number of devices.
 
     Returns:
         The last state, the log and the reason why it ended (`sharding.LoopResult.reason`).
@@ -179,6 +181,7 @@ def fit(
         chunk_size=chunk_size,
         on_chunk=on_chunk,
         deadline=context.deadline,
+        compiler_options=sharding.same_bits_options(context.mesh) if same_bits else None,
     )
     return result.state, log, result.reason
 

@@ -1,6 +1,7 @@
 """Meshes and what runs over them: mapped items, ordered sums, chunked loops, checkpoints."""
 
 from probjax.sharding import checkpoints as checkpoints
+from probjax.sharding.bits import same_bits_options as same_bits_options
 from probjax.sharding.gradients import value_and_grad as value_and_grad
 from probjax.sharding.loops import Chunk as Chunk
 from probjax.sharding.loops import LoopResult as LoopResult

@@ -67,6 +67,7 @@ def run_chunks(
     chunk_size: int = 100,
     on_chunk: Callable[[Chunk], bool | None] | None = None,
     deadline: float | None = None,
+    compiler_options: dict[str, str] | None = None,
 ) -> LoopResult:
     r"""Run `state, metrics = step_fn(state, t, *args)` for `t = start, ..., num_steps - 1`.
 
@@ -82,6 +83,7 @@ def run_chunks(
         chunk_size: steps between two looks of the host.
         on_chunk: called at each border; returning `True` ends the loop there.
         deadline: wall seconds after which no further chunk is started.
+        compiler_options: for the program of a chunk, such as `same_bits_options(mesh)`.
 
     Returns:
         The last state, the next step and the reason.
@@ -104,7 +106,8 @@ def run_chunks(
     checks.at_least("start", start, 0)
     if start > num_steps:
         raise ValueError(f"start must not be beyond num_steps={num_steps}, got {start}")
-    program = _chunk_program(step_fn, chunk_size)
+    options = tuple(sorted((compiler_options or {}).items()))
+    program = _chunk_program(step_fn, chunk_size, options)
     state = jax.tree.map(jnp.copy, state)
     begun, step, reason = time.monotonic(), start, "finished"
     with _SignalFlag() as interrupted:
@@ -128,7 +131,9 @@ def run_chunks(
 
 
 @functools.lru_cache(maxsize=64)
-def _chunk_program(step_fn: Callable[..., tuple[Any, Any]], chunk_size: int) -> Callable[..., Any]:
+def _chunk_program(
+    step_fn: Callable[..., tuple[Any, Any]], chunk_size: int, options: tuple[tuple[str, str], ...]
+) -> Callable[..., Any]:
     """Compile `chunk_size` steps or fewer as one program with donated state."""
 
     def run(state, start, stop, *args):
@@ -143,7 +148,7 @@ def _chunk_program(step_fn: Callable[..., tuple[Any, Any]], chunk_size: int) -> 
 
         return jax.lax.fori_loop(start, stop, body, (state, rows))
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(run, donate_argnums=0, compiler_options=dict(options) or None)
 
 
 _REASONS = ("", "signal", "deadline")

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from probjax.core import checks
+from probjax.sharding.bits import same_bits_options
 from probjax.sharding.meshes import auto_mesh, place
 
 InAxes = int | None | tuple[int | None, ...]
@@ -44,8 +45,9 @@ def map_items(
     Each device runs its own items and no data crosses between devices. `N` need not divide by
     anything: it is padded with copies of the last item and cropped again. With `tile=B` every
     device works through tiles of exactly `B` items, one after the other, so each item meets the
-    same program whatever the number of devices: the same bits on 1, 2, 4, 8 of them. Without it
-    the answers are equal up to rounding.
+    same program whatever the number of devices: the same bits on 1, 2, 4, 8 of them (inside
+    another `jit`: if that one is compiled with `same_bits_options`). Without it the answers are
+    equal up to rounding.
 
     Args:
         fn: pure function of one item. Where it draws, hand it `core.keys.item_keys`.
@@ -181,10 +183,12 @@ def _map(
         checks.at_least("tile", tile, 1)
     mesh = auto_mesh(mesh)
     multiple = mesh.size * (tile or 1)
-    program = _mesh_program(fn, mesh, tile, in_axes, check_vma, one_item)
 
     def mapped(*args):
         axes = _axes(in_axes, len(args))
+        # Compiler options belong to the outermost program: within one they are the caller's.
+        outermost = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+        program = _mesh_program(fn, mesh, tile, in_axes, check_vma, one_item, outermost)
         num_items = _num_items(args, axes)
         if num_items == 0:
             return _plain_program(fn, axes, one_item)(*args)
@@ -207,8 +211,8 @@ def _mesh_program(
     in_axes: InAxes,
     check_vma: bool,
     one_item: bool,
+    outermost: bool,
 ) -> Callable[..., Any]:
-    @jax.jit
     def program(*args):
         axes = _axes(in_axes, len(args))
         specs = tuple(P(mesh.axis_names) if axis == 0 else P() for axis in axes)
@@ -220,7 +224,8 @@ def _mesh_program(
             check_vma=check_vma,
         )(*args)
 
-    return program
+    keep_bits = tile is not None and outermost
+    return jax.jit(program, compiler_options=same_bits_options(mesh) if keep_bits else None)
 
 
 @functools.lru_cache(maxsize=256)

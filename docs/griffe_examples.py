@@ -1,0 +1,46 @@
+"""Lets mkdocstrings show docstring examples as code, wherever in a docstring they stand.
+
+The docstrings write `Example:` with bare `>>>` lines, as doctest wants them. Griffe knows only
+`Examples:` as a section, and Markdown takes a bare `>>>` for a quotation inside a quotation. So
+each run of lines from `>>>` to the next blank line is put into a fence, and the section is renamed.
+
+A flax module gets its constructor from its fields, which Griffe does not see: the `Args:` of such
+a class are shown as what they are, its attributes.
+"""
+
+import re
+
+import griffe
+
+ARGUMENTS = re.compile(r"(?m)^Args:[ \t]*$")
+SECTION = re.compile(r"(?m)^Example:[ \t]*$")
+BLOCK = re.compile(r"(?m)^(?P<indent>[ \t]*)>>>.*(?:\n[ \t]*\S.*)*")
+FENCED = re.compile(r"(?ms)^[ \t]*```.*?^[ \t]*```[ \t]*$")
+
+
+def fence(text: str) -> str:
+    """Return `text` with its bare doctest blocks fenced; blocks in a fence already stay."""
+
+    def wrap(block: re.Match) -> str:
+        indent = block["indent"]
+        return f"{indent}```pycon\n{block[0]}\n{indent}```"
+
+    pieces, end = [], 0
+    for kept in FENCED.finditer(text):
+        pieces += [BLOCK.sub(wrap, text[end : kept.start()]), kept[0]]
+        end = kept.end()
+    return "".join([*pieces, BLOCK.sub(wrap, text[end:])])
+
+
+class DocstringExamples(griffe.Extension):
+    """Rewrites each docstring as it is collected."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
+        """Fence the examples in the docstring of `obj`."""
+        if obj.docstring:
+            obj.docstring.value = fence(SECTION.sub("Examples:", obj.docstring.value))
+
+    def on_class_members(self, *, cls: griffe.Class, **_: object) -> None:
+        """Call the arguments of a class without a constructor its attributes."""
+        if cls.docstring and "__init__" not in cls.members:
+            cls.docstring.value = ARGUMENTS.sub("Attributes:", cls.docstring.value)

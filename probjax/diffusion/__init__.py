@@ -1,0 +1,33 @@
+"""Score-based generative models: schedules, heads, samplers, likelihoods."""
+
+from probjax.diffusion.exact import gaussian_denoiser as gaussian_denoiser
+from probjax.diffusion.exact import gmm_denoiser as gmm_denoiser
+from probjax.diffusion.grids import geometric_noise_scales as geometric_noise_scales
+from probjax.diffusion.grids import karras_noise_scales as karras_noise_scales
+from probjax.diffusion.grids import log_snr_times as log_snr_times
+from probjax.diffusion.parameterization import convert as convert
+from probjax.diffusion.parameterization import denoiser_from_score as denoiser_from_score
+from probjax.diffusion.parameterization import loss_weight as loss_weight
+from probjax.diffusion.parameterization import precondition as precondition
+from probjax.diffusion.parameterization import score_from_denoiser as score_from_denoiser
+from probjax.diffusion.probability_flow import FlowSolution as FlowSolution
+from probjax.diffusion.probability_flow import sample_probability_flow as sample_probability_flow
+from probjax.diffusion.samplers import SampleResult as SampleResult
+from probjax.diffusion.samplers import SamplerState as SamplerState
+from probjax.diffusion.samplers import StepInfo as StepInfo
+from probjax.diffusion.samplers import ancestral as ancestral
+from probjax.diffusion.samplers import ddim as ddim
+from probjax.diffusion.samplers import heun as heun
+from probjax.diffusion.samplers import sample as sample
+from probjax.diffusion.schedules import NoiseSchedule as NoiseSchedule
+from probjax.diffusion.schedules import cosine as cosine
+from probjax.diffusion.schedules import edm as edm
+from probjax.diffusion.schedules import subvp as subvp
+from probjax.diffusion.schedules import to_sde as to_sde
+from probjax.diffusion.schedules import ve as ve
+from probjax.diffusion.schedules import vp as vp
+from probjax.diffusion.training import denoising_loss as denoising_loss
+from probjax.diffusion.training import denoising_loss_from_noise as denoising_loss_from_noise
+from probjax.diffusion.training import edm_loss as edm_loss
+from probjax.diffusion.training import log_normal_noise_scales as log_normal_noise_scales
+from probjax.diffusion.training import sample_times as sample_times

@@ -1,0 +1,93 @@
+"""The sources of the site, read as text: cheap rules that no build has to run for."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "node_modules" not in page.parts)
+METHOD_PAGES = ["score/denoising.md", "mcmc/langevin.md"]
+SECTIONS = [
+    "What problem this solves",
+    "Notation",
+    "Derivation",
+    "The figure",
+    "Smallest complete use",
+    "The same call, sharded",
+    "Cost",
+    "Pitfalls",
+    "API",
+    "References",
+]
+
+
+def sections(text: str) -> list[str]:
+    return re.findall(r"(?m)^## (.+?)(?:\s*\{.*\})?$", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_code_on_a_page_is_run(page):
+    text = page.read_text()
+    assert "+SKIP" not in text
+    assert not re.search(r"(?m)^[ \t]*```mermaid", text)
+    unrun = re.findall(r"(?m)^[ \t]*```(?:python|py)\b(?! title=)", text)
+    assert not unrun, (
+        "Python on a page stands in a pycon fence with prompts, so that doctest runs it"
+    )
+    for body in re.findall(r"(?ms)^[ \t]*```pycon\n(.*?)^[ \t]*```", text):
+        assert ">>> " in body
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_images_have_alternative_text(page):
+    for line in re.findall(r"!\[(.*?)\]\(", page.read_text()):
+        assert len(line) > 20, "say what the picture shows"
+
+
+@pytest.mark.parametrize("name", METHOD_PAGES)
+def test_a_method_page_keeps_the_order(name):
+    found = sections((DOCS / name).read_text())
+    kept = [heading for heading in SECTIONS if any(f.startswith(heading) for f in found)]
+    assert kept == SECTIONS
+    order = [next(i for i, f in enumerate(found) if f.startswith(h)) for h in SECTIONS]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("name", METHOD_PAGES)
+def test_code_beside_a_step_fits_its_column(name):
+    text = (DOCS / name).read_text()
+    columns = re.findall(r'(?ms)^<div class="check" markdown>(.*?)^</div>', text)
+    assert columns
+    for column in columns:
+        wide = [
+            line for line in column.splitlines() if len(line) > 66 and line[:3] in (">>>", "...")
+        ]
+        assert not wide
+
+
+def test_a_module_has_one_page():
+    rendered = [
+        module for page in PAGES for module in re.findall(r"(?m)^::: (\S+)", page.read_text())
+    ]
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in (ROOT / "probjax").glob("*/*.py")
+        if file.name != "__init__.py" and file.parent.name != "experiments"
+    }
+    assert sorted(name for name in rendered if rendered.count(name) > 1) == []
+    assert modules - set(rendered) == set()
+
+
+def test_navigation_names_every_page():
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = re.findall(r"(?m)^\s+- (?:[^:\n]+: )?([\w/-]+\.md)$", text)
+    assert sorted(named) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_drawings_are_reproducible():
+    for drawing in (DOCS / "assets").rglob("*.svg"):
+        text = drawing.read_text()
+        assert "dc:date" not in text, f"{drawing.name} carries the day of its making"
+        assert len(text) < 400_000, f"{drawing.name} is too large to load quickly"
