@@ -41,7 +41,7 @@ serve: $(VENV)/.docs katex  ## the site at localhost:8000, rebuilt on change
 	$(BIN)/mkdocs serve
 
 figures: $(VENV)/.run  ## draw the site's figures again
-	for script in docs/figures/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $$(ls docs/figures/*.py | grep -v /figure.py); do $(BIN)/python $$script || exit 1; done
 
 bench: $(VENV)/.bench  ## the benchmarks beside their peers
 	$(BIN)/python -m benchmarks

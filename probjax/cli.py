@@ -245,10 +245,14 @@ def _parse(kind: type, words: list[str], program: str) -> Any:
 
 def _one_line(box: str) -> str:
     """The message out of tyro's box, with the option it would have understood."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    cut = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    message = " ".join(line for line in lines[:cut] if line and line[0] not in "╭╰")
-    close = next((re.match(r"--\S+", line) for line in lines[cut:] if line.startswith("--")), None)
+    lines = [line.strip("│| ") for line in box.splitlines()]
+    # A box begins with its title's border and has a rule below the message; both may be ASCII.
+    lines = [line for line in lines if line and line[0] not in "╭╰+"]
+    if lines and re.fullmatch(r"[─-]+", lines[1] if len(lines) > 1 else ""):
+        lines = lines[2:]
+    cut = next((i for i, line in enumerate(lines) if re.fullmatch(r"[─-]+", line)), len(lines))
+    message = " ".join(lines[:cut])
+    close = next(filter(None, (re.match(r"--[a-z]\S*", line) for line in lines[cut:])), None)
     if close and close.group(0) not in message:
         message += f" (did you mean {close.group(0)}?)"
     return message

@@ -1,6 +1,7 @@
 """The command line: one line for each mistake, the right exit code, and nothing lost."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -82,6 +83,21 @@ def test_help_of_a_run_lists_its_config(capsys):
 )
 def test_mistakes_are_one_line(capsys, words, parts):
     assert len(complains(capsys, words, *parts)) == 1
+
+
+def test_a_plain_terminal_gets_the_same_line():
+    """Where the terminal knows no box drawing, tyro draws its box in ASCII."""
+    words = ["run", "digits", "--config.sead", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "probjax.cli", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "probjax: error: Unrecognized options: --config.sead, 1 (did you mean --config.seed?)\n"
+    )
 
 
 @pytest.mark.parametrize(

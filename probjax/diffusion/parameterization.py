@@ -13,7 +13,6 @@ $v=\alpha\varepsilon-\sigma x_0$ carry the same information:
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -137,12 +136,13 @@ def precondition(
         x = rows.working("x", x, event_ndim=event_ndim)
         sigma = rows.per_row("noise_scale", noise_scale, x, event_ndim=event_ndim)
         data = jnp.asarray(sigma_data, x.dtype)
-        inverse_scale = jax.lax.rsqrt(sigma**2 + data**2)
+        total = sigma**2 + data**2
+        root = jnp.sqrt(total)
         batch = x.shape[: x.ndim - event_ndim]
         c_noise = jnp.broadcast_to(0.25 * jnp.log(jnp.asarray(noise_scale, x.dtype)), batch)
-        inner = net(x * inverse_scale, c_noise)
+        inner = net(x / root, c_noise)
         checks.same_shape("net(x, c_noise)", inner, "x", x)
-        return (data * inverse_scale) ** 2 * x + sigma * data * inverse_scale * inner
+        return data**2 / total * x + sigma * data / root * inner
 
     return denoiser
 

@@ -10,7 +10,7 @@ from probjax.sharding.progress import clock
 
 _HEADER = (
     "sampler", "NFE", "two-sample accuracy", "KID x 1000", "classes, fewest-most",
-    "nearest, median", "nearer than 1 % of real", "copies", "seconds", "samples/s",
+    "nearest, median", "nearer than 1 %", "copies", "seconds", "samples/s",
 )  # fmt: skip
 
 

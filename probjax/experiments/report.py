@@ -27,11 +27,11 @@ body { margin: 0 auto; padding: 1.5rem; max-width: 72rem;
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
 p { max-width: 48rem; } .soft { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; }
+th, td { padding: .35rem .55rem; font-size: .92rem; border-bottom: 1px solid var(--line);
+  text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
 tr.mark td { background: var(--mark); }
-.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }
+.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .92rem; margin-top: .3rem; }
 figure img { width: 100%; display: block; } figure.pixels img { image-rendering: pixelated; }
 pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--line); font-size: .85rem; }

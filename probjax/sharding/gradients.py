@@ -1,4 +1,4 @@
-"""Data-parallel loss and gradient, on Auto sharding or in tiles of fixed size.
+"""Data-parallel loss and gradient, by one all-reduce or in tiles of fixed size.
 
 >>> import jax.numpy as jnp
 >>> from probjax import sharding
@@ -15,10 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+import numpy as np
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from probjax.core import checks
+from probjax.sharding.bits import map_tiles
 from probjax.sharding.meshes import auto_mesh
 from probjax.sharding.reduction import ordered_sum
 
@@ -31,10 +33,11 @@ def value_and_grad(
     $$L(params) = \frac1B\sum_{i=1}^{B}\text{loss\_fn}(params, rows)_i,\qquad
       \nabla_{params}L$$
 
-    Without `tile` this is plain `jax.grad` of sharded rows, for which XLA inserts one all-reduce of
-    loss and gradient. With `tile=b` each tile of `b` rows gives its own sum, the sums of all
-    devices are gathered, and they are added in the order of the rows: the same bits on any number
-    of devices, at the price of gathering `B/b` gradients instead of reducing them.
+    Without `tile` each device sums over its rows, and one all-reduce (one for each dtype among the
+    parameters) adds up loss and gradient. With `tile=b` each tile of `b` rows gives its own sum,
+    the sums of all devices are gathered, and they are added in the order of the rows: the same
+    bits on any number of devices, at the price of gathering `B/b` gradients instead of reducing
+    them.
 
     Args:
         loss_fn: `loss_fn(params, *rows) -> (B,)`, one loss for each row; no row may influence
@@ -64,36 +67,49 @@ def value_and_grad(
     axes = mesh.axis_names
     multiple = mesh.size * (tile or 1)
 
-    def losses_of(params, *rows):
-        num_rows = _num_rows(rows)
-        losses = loss_fn(params, *rows)
-        checks.shape("loss_fn(params, *rows)", losses, (num_rows,))
-        return losses
+    def total_of(params, rows):
+        def total(params):
+            losses = loss_fn(params, *rows)
+            checks.shape("loss_fn(params, *rows)", losses, (_num_rows(rows),))
+            return jnp.sum(losses)
 
-    def sharded(params, *rows):
-        _divides(_num_rows(rows), multiple)
-        rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, P(axes)))
-        return jax.value_and_grad(lambda p: jnp.mean(losses_of(p, *rows)))(params)
+        return jax.value_and_grad(total)(params)
 
-    def tiled(params, *rows):
+    def fn(params, *rows):
         num_rows = _num_rows(rows)
         _divides(num_rows, multiple)
 
         def on_one_device(params, *rows):
-            # Without the cast the gradient of a replicated parameter would be summed at once,
-            # in an order of XLA's choosing.
+            # Without the cast the check would sum the gradient of a replicated parameter at once,
+            # leaf by leaf and in an order of XLA's choosing.
             params = jax.lax.pcast(params, axes, to="varying")
-            blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, tile, *leaf.shape[1:]), rows)
-            total = jax.value_and_grad(lambda p, *block: jnp.sum(losses_of(p, *block)))
-            sums = jax.lax.map(lambda block: total(params, *block), blocks)
-            gathered = jax.lax.all_gather(sums, axes, tiled=True, to="invarying")
-            return jax.tree.map(lambda leaf: leaf / num_rows, ordered_sum(gathered))
+            if tile is None:
+                total = _sum_over_devices(total_of(params, rows), axes)
+            else:
+                blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, tile, *leaf.shape[1:]), rows)
+                sums = map_tiles(lambda block: total_of(params, block), blocks)
+                total = ordered_sum(jax.lax.all_gather(sums, axes, tiled=True, to="invarying"))
+            return jax.tree.map(lambda leaf: leaf / num_rows, total)
 
         return jax.shard_map(
             on_one_device, mesh=mesh, in_specs=(P(), *(P(axes) for _ in rows)), out_specs=P()
         )(params, *rows)
 
-    return sharded if tile is None else tiled
+    return fn
+
+
+def _sum_over_devices(tree: Any, axes: tuple[str, ...]) -> Any:
+    """One all-reduce for each dtype: on CPUs many small ones cost more than the copy."""
+    leaves, structure = jax.tree.flatten(tree)
+    summed = list(leaves)
+    for dtype in {leaf.dtype for leaf in leaves}:
+        places = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        joined = jnp.concatenate([leaves[i].reshape(-1) for i in places])
+        ends = np.cumsum([leaves[i].size for i in places])[:-1]
+        parts = jnp.split(jax.lax.psum(joined, axes), ends)
+        for i, part in zip(places, parts, strict=True):
+            summed[i] = part.reshape(leaves[i].shape)
+    return jax.tree.unflatten(structure, summed)
 
 
 def _num_rows(rows: tuple[Any, ...]) -> int:

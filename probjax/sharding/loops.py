@@ -107,7 +107,7 @@ def run_chunks(
     if start > num_steps:
         raise ValueError(f"start must not be beyond num_steps={num_steps}, got {start}")
     options = tuple(sorted((compiler_options or {}).items()))
-    program = _chunk_program(step_fn, chunk_size, options)
+    program = chunk_program(step_fn, chunk_size, options)
     state = jax.tree.map(jnp.copy, state)
     begun, step, reason = time.monotonic(), start, "finished"
     with _SignalFlag() as interrupted:
@@ -131,10 +131,29 @@ def run_chunks(
 
 
 @functools.lru_cache(maxsize=64)
-def _chunk_program(
-    step_fn: Callable[..., tuple[Any, Any]], chunk_size: int, options: tuple[tuple[str, str], ...]
+def chunk_program(
+    step_fn: Callable[..., tuple[Any, Any]],
+    chunk_size: int,
+    compiler_options: tuple[tuple[str, str], ...] = (),
 ) -> Callable[..., Any]:
-    """Compile `chunk_size` steps or fewer as one program with donated state."""
+    """Make the program that `run_chunks` runs: up to `chunk_size` steps with donated state.
+
+    Args:
+        step_fn: as in `run_chunks`.
+        chunk_size: rows of the metrics' buffers.
+        compiler_options: pairs of name and value.
+
+    Returns:
+        A jitted `program(state, start, stop, *args) -> (state, metrics)`, the same object for
+        equal arguments; rows of `metrics` from `stop - start` on are zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> program = chunk_program(lambda x, t: (x + t, x), 3)
+        >>> state, metrics = program(jnp.int32(5), jnp.int32(0), jnp.int32(2))
+        >>> int(state), metrics.tolist()
+        (6, [5, 5, 0])
+    """
 
     def run(state, start, stop, *args):
         shapes = jax.eval_shape(step_fn, state, start, *args)[1]
@@ -148,7 +167,7 @@ def _chunk_program(
 
         return jax.lax.fori_loop(start, stop, body, (state, rows))
 
-    return jax.jit(run, donate_argnums=0, compiler_options=dict(options) or None)
+    return jax.jit(run, donate_argnums=0, compiler_options=dict(compiler_options) or None)
 
 
 _REASONS = ("", "signal", "deadline")

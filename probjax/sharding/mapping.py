@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from probjax.core import checks
-from probjax.sharding.bits import same_bits_options
+from probjax.sharding.bits import map_tiles, same_bits_options
 from probjax.sharding.meshes import auto_mesh, place
 
 InAxes = int | None | tuple[int | None, ...]
@@ -162,7 +162,7 @@ def pmap_items(
             else arg
             for arg, axis in zip(args, axes, strict=True)
         ]
-        body = functools.partial(_tiles, _block(fn, axes, True), tile, axes)
+        body = functools.partial(_tiles, _block(fn, axes, True), tile, axes, jax.lax.map)
         out = jax.pmap(body, in_axes=axes, devices=devices)(*split)
         out = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
         return _crop(out, num_items, multiple)
@@ -213,18 +213,21 @@ def _mesh_program(
     one_item: bool,
     outermost: bool,
 ) -> Callable[..., Any]:
+    keep_bits = tile is not None and outermost
+    # Within another program there may be a derivative to take, which `map_tiles` does not have.
+    loop = map_tiles if keep_bits else jax.lax.map
+
     def program(*args):
         axes = _axes(in_axes, len(args))
         specs = tuple(P(mesh.axis_names) if axis == 0 else P() for axis in axes)
         return jax.shard_map(
-            functools.partial(_tiles, _block(fn, axes, one_item), tile, axes),
+            functools.partial(_tiles, _block(fn, axes, one_item), tile, axes, loop),
             mesh=mesh,
             in_specs=specs,
             out_specs=P(mesh.axis_names),
             check_vma=check_vma,
         )(*args)
 
-    keep_bits = tile is not None and outermost
     return jax.jit(program, compiler_options=same_bits_options(mesh) if keep_bits else None)
 
 
@@ -242,7 +245,11 @@ def _block(
 
 
 def _tiles(
-    block_fn: Callable[..., Any], tile: int | None, axes: tuple[int | None, ...], *args: Any
+    block_fn: Callable[..., Any],
+    tile: int | None,
+    axes: tuple[int | None, ...],
+    loop: Callable[..., Any],
+    *args: Any,
 ) -> Any:
     """One device's items: all at once, or tile after tile."""
     if tile is None:
@@ -255,7 +262,7 @@ def _tiles(
         pairs = zip(args, axes, strict=True)
         return block_fn(*(next(block) if axis == 0 else arg for arg, axis in pairs))
 
-    out = jax.lax.map(run, split)
+    out = loop(run, split)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
 
 

@@ -1,77 +1,27 @@
-"""The main job: its samplers on a law that is known, and (slow) its quality on real digits."""
+"""The main job: what it refuses, and (slow) its quality on real digits."""
 
+import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from probjax import cli, datasets, diffusion
-from probjax.core import item_keys, row_normal, stream
+from probjax import cli, sharding
 from probjax.experiments import digits
-
-EIGENVALUES = np.geomspace(0.02, 1.0, 64)
-MEAN = np.linspace(-0.5, 0.5, 64)
-CONFIG = digits.SamplingConfig(
-    ddim_steps=200, heun_steps=40, ancestral_steps=400, flow_tolerance=1e-5,
-    langevin_levels=30, langevin_steps=10,
-)  # fmt: skip
+from probjax.experiments.runs import UserError
 
 
-def exact(params):
-    del params
-    covariance = jnp.diag(jnp.asarray(EIGENVALUES, jnp.float32))
-    return diffusion.gaussian_denoiser(jnp.asarray(MEAN, jnp.float32), covariance)
+def test_the_default_config_fits_one_to_eight_devices():
+    for number in (1, 2, 4, 8):
+        digits.check(digits.Config(), sharding.make_mesh(number))
+        digits.check(digits.Config(tile=8), sharding.make_mesh(number))
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    keys = item_keys(jax.random.key(0), 400)
-    return {
-        name: jax.jit(draw)(None, keys)
-        for name, (draw, _) in digits.samplers(CONFIG, exact).items()
-    }
-
-
-def test_three_samplers_follow_one_path(drawn):
-    """The exact flow of a Gaussian scales each direction; first order is allowed 2 %."""
-    start = CONFIG.max_noise_scale * row_normal(
-        stream(item_keys(jax.random.key(0), 400), "init"), jnp.zeros((400, 64))
-    )
-    factor = np.sqrt(EIGENVALUES / (EIGENVALUES + CONFIG.max_noise_scale**2))
-    landed = MEAN + factor * (np.asarray(start) - MEAN)
-
-    def error(name):
-        return np.std(np.asarray(drawn[name][0]) - landed) / np.std(landed)
-
-    assert error("DDIM") < 0.02 and error("Heun") < 0.005 and error("probability flow") < 0.002
-    assert error("ancestral") > 0.5
-
-
-@pytest.mark.parametrize("name", ["Heun", "DDIM", "probability flow", "ancestral"])
-def test_draws_have_the_law_of_the_data(drawn, name):
-    x = np.asarray(drawn[name][0], np.float64)
-    z = (x - MEAN) / np.sqrt(EIGENVALUES)
-    error = 5 / np.sqrt(x.shape[0])
-    assert np.abs(z.mean(0)).max() < error
-    assert abs((z**2).mean() - 1) < 5 * np.sqrt(2 / z.size) + 0.02
-
-
-def test_evaluations_are_counted(drawn):
-    count = {name: np.unique(np.asarray(calls)) for name, (_, calls) in drawn.items()}
-    assert count["DDIM"] == [200] and count["Heun"] == [79] and count["ancestral"] == [400]
-    assert count["annealed Langevin"] == [301]
-    assert (count["probability flow"] > 20).all()
-
-
-def test_scaling_goes_there_and_back():
-    train = datasets.load_digits(split="train")
-    scaling = digits._scaling(train)
-    rows = scaling.rows(datasets.dequantise(jax.random.key(1), train.images, train.levels))
-    assert rows.shape == (1297, 64)
-    assert abs(float(rows.std()) - 0.5) < 0.01 and abs(float(rows.mean())) < 0.01
-    np.testing.assert_array_equal(scaling.images(rows, train.levels), train.images)
+def test_a_batch_that_does_not_divide_is_refused():
+    training = dataclasses.replace(digits.Config().training, batch_size=36)
+    with pytest.raises(
+        UserError, match=r"batch_size=36 must be a multiple of 16 \(2 devices times"
+    ):
+        digits.check(digits.Config(tile=8, training=training), sharding.make_mesh(2))
 
 
 @pytest.mark.slow

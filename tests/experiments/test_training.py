@@ -48,7 +48,8 @@ def test_a_step_is_gradient_update_and_average_by_hand():
         )
         base = step_key(stream(key, "noise"), t)
         keys = jnp.stack([jax.random.fold_in(base, i) for i in range(8)])
-        grad = GRADIENT({"w": jnp.asarray(weights, jnp.float32)}, keys, rows)
+        with jax.debug_key_reuse(False):  # it takes stacked keys for used ones
+            grad = GRADIENT({"w": jnp.asarray(weights, jnp.float32)}, keys, rows)
         weights = weights - 0.1 * np.asarray(grad["w"])
         decay = min(0.9, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * weights

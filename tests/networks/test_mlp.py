@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax.networks import MLP, DenoisingMLP, noise_features
+from probjax.networks import MLP, DenoisingMLP
 
 
 def perturbed(net, *inputs):
     """Initial parameters moved off their zeros."""
-    params = net.init(jax.random.key(0), *inputs)
+    params = jax.jit(net.init)(jax.random.key(0), *inputs)
     leaves, tree = jax.tree.flatten(params)
     moved = [
         leaf + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), leaf.shape)
@@ -32,15 +32,16 @@ def test_mlp_is_its_formula():
 @pytest.mark.parametrize("dim", [1, 2, 64])
 def test_rows_do_not_influence_each_other(dim):
     net = DenoisingMLP(width=16, num_blocks=2)
+    apply = jax.jit(net.apply)
     params = perturbed(net, jnp.zeros(dim), jnp.zeros(()))
     x = jax.random.normal(jax.random.key(2), (3, 4, dim))
     levels = jax.random.normal(jax.random.key(3), (3, 4))
-    out = net.apply(params, x, levels)
-    alone = net.apply(params, x[1, 2], levels[1, 2])
+    out = apply(params, x, levels)
+    alone = apply(params, x[1, 2], levels[1, 2])
     np.testing.assert_allclose(out[1, 2], alone, rtol=1e-4, atol=1e-5)
-    poisoned = net.apply(params, x.at[0, 0].set(jnp.nan), levels)
+    poisoned = apply(params, x.at[0, 0].set(jnp.nan), levels)
     assert jnp.isnan(poisoned).any(-1).sum() == 1
-    assert net.apply(params, x[:0], levels[:0]).shape == (0, 4, dim)
+    assert apply(params, x[:0], levels[:0]).shape == (0, 4, dim)
 
 
 def test_it_starts_at_zero_and_learns_its_noise_level():
@@ -50,16 +51,3 @@ def test_it_starts_at_zero_and_learns_its_noise_level():
     assert (net.apply(fresh, x, level) == 0).all()
     out = net.apply(perturbed(net, x, level), x, level)
     assert jnp.abs(out[0] - out[1]).max() > 1e-3
-
-
-def test_noise_features_are_their_formula(x64):
-    levels = jnp.array([-0.7, 0.0, 1.3])
-    features = noise_features(levels, num_features=6, max_frequency=16.0)
-    angles = np.asarray(levels)[:, None] * np.array([[1.0, 4.0, 16.0]])
-    np.testing.assert_allclose(
-        features, np.concatenate([np.cos(angles), np.sin(angles)], -1), atol=1e-12
-    )
-    with pytest.raises(ValueError, match="num_features must be even, got 5"):
-        noise_features(levels, num_features=5)
-    with pytest.raises(ValueError, match="num_features must be at least 4, got 2"):
-        noise_features(levels, num_features=2)

@@ -97,5 +97,5 @@ def test_errors():
         fn(PARAMS, ROWS[0], ROWS[1][:16])
     with pytest.raises(ValueError, match="positive multiple of 4 .* got 0"):
         sharding.value_and_grad(loss_fn, mesh)(PARAMS, ROWS[0][:0], ROWS[1][:0])
-    with pytest.raises(ValueError, match=r"loss_fn\(params, \*rows\) must have shape \(32,\)"):
+    with pytest.raises(ValueError, match=r"loss_fn\(params, \*rows\) must have shape \(8,\)"):
         sharding.value_and_grad(lambda p, x, y: x, mesh)(PARAMS, *ROWS)

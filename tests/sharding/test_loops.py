@@ -55,7 +55,7 @@ def test_one_compile_for_tails_and_resumes():
 
     for start, stop in ((0, 10), (10, 13), (2, 3)):
         sharding.run_chunks(step, jnp.zeros(()), stop, chunk_size=4, start=start)
-    assert loops._chunk_program(step, 4, ())._cache_size() == 1
+    assert loops.chunk_program(step, 4, ())._cache_size() == 1
 
 
 def test_the_callers_state_is_not_donated():

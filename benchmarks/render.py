@@ -1,0 +1,122 @@
+"""Write the site's benchmark page from the committed results: `python -m benchmarks.render`.
+
+With `--check` nothing is written; the exit code tells whether the page is up to date.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+from benchmarks import results, table
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+INTRODUCTION = """\
+# Benchmarks
+
+This page is written by `python -m benchmarks.render` from the files in `benchmarks/results`; edit
+those, not it.
+
+## How we measure
+
+`make bench` runs every case on the machine at hand and prints a table; `python -m benchmarks
+diffusion --json` runs one topic and keeps the numbers in `benchmarks/results/<machine>.json`.
+
+* **In turns.** All contenders of a case live in one process and are timed in rounds, A B C A B C
+  and so on, after one call each to warm up. What disturbs the machine disturbs them all.
+* **Run seconds** are the median over the rounds, with the quartiles in brackets. A clock stops
+  only when the result is there (`block_until_ready`).
+* **Compile seconds** are tracing, lowering and compiling together, with no cache on disk. A
+  program that is not compiled has 0.
+* **Temporary memory** is what the compiled program needs on one device besides its inputs and
+  outputs. Where a contender cannot tell, the table says so.
+* **No speed without its accuracy.** Each contender's result is compared with a float64
+  computation of the same function. A contender whose error is unknown or above the case's
+  tolerance is withheld, and the table says why.
+* **The ratio** is taken within each round against the reference, which is the fastest peer that
+  qualifies, and its median and quartiles are told. A peer that is not installed is named as
+  absent.
+* **One machine, one table.** A file of results comes from one process on one machine. On an
+  accelerator the same command takes larger batches.
+
+On a CPU the harness gives JAX one virtual device for each core, up to eight. PyTorch is measured
+with one thread and with all; the faster is the reference. `torch.compile` is told beside it, and
+is absent where it was not ready in 60 seconds.
+"""
+
+
+def page(runs: dict[str, dict[str, Any]]) -> str:
+    """The whole page, from the runs by file name."""
+    parts = [INTRODUCTION]
+    if not runs:
+        parts.append("## Results\n\nNo results are committed yet.\n")
+    for name in sorted(runs):
+        parts.append(_machine(runs[name]))
+    return "\n".join(parts)
+
+
+def committed(folder: pathlib.Path = results.FOLDER) -> dict[str, dict[str, Any]]:
+    """The committed runs by file name."""
+    return {path.stem: results.load(path) for path in sorted(folder.glob("*.json"))}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser("python -m benchmarks.render", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only tell whether it is up to date")
+    options = parser.parse_args(arguments)
+    text = page(committed())
+    if options.check:
+        return 0 if PAGE.exists() and PAGE.read_text() == text else 1
+    PAGE.write_text(text)
+    print(f"wrote {PAGE}")
+    return 0
+
+
+def _machine(run: dict[str, Any]) -> str:
+    machine, conditions = run["machine"], run["conditions"]
+    kind = "CPU" if machine["backend"] == "cpu" else machine["device_kind"]
+    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
+    lines = [
+        f"## {kind}: {machine['cpu']}, {machine['cores']} cores",
+        "",
+        f"{machine['system']}, JAX backend `{machine['backend']}` with {machine['devices']} "
+        f"device{'s' * (machine['devices'] > 1)} of kind `{machine['device_kind']}`. Measured on "
+        f"{conditions['date']} at commit {conditions['commit'] or 'unknown'}; "
+        f"load before the run: {_load(conditions['load_before'])}. Versions: {versions}.",
+        "",
+    ]
+    for case in run["cases"]:
+        lines += [
+            f"### {case['name']} {{: #{_anchor(machine, case)} }}",
+            "",
+            case["description"],
+            "",
+        ]
+        lines += [f"{table.heading(case)}.", "", _line(table.HEADINGS)]
+        lines.append(_line(("---", *["---:"] * 4, "---", "---:")))
+        lines += [_line(row) for row in table.rows(case)]
+        lines.append("")
+        if case["bar"] is not None:
+            sentence = table.verdict(case)
+            lines += [f"{sentence[0].upper()}{sentence[1:]}.", ""]
+    return "\n".join(lines)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _load(value: float | None) -> str:
+    return "not told" if value is None else f"{value:g}"
+
+
+def _anchor(machine: dict[str, Any], case: dict[str, Any]) -> str:
+    words = f"{machine['backend']} {machine['device_kind']} {machine['cores']} {case['name']}"
+    kept = "".join(letter if letter.isalnum() else "-" for letter in words.lower())
+    return "-".join(part for part in kept.split("-") if part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The JSON of one run: one process on one machine, never several in one file.
+
+    {"schema": 1,
+     "machine": {"cpu", "cores", "system", "backend", "device_kind", "devices"},
+     "conditions": {"date", "commit", "load_before", "versions"},
+     "cases": [{"name", "description", "unit", "work", "rounds", "reference", "ratio_of",
+                "bar": null or {"value", "contender", "met"},
+                "contenders": [{"name", "peer", "compile_seconds", "run_seconds": [q1, median, q3],
+                                "throughput", "temporary_bytes", "errors": {what: error},
+                                "ratio": null or [q1, median, q3]}],
+                "absent": [{"name", "reason"}]}]}
+
+`run_seconds` are for `work` units; `ratio` is against the contender named by `reference`.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+SCHEMA = 1
+FOLDER = pathlib.Path(__file__).parent / "results"
+
+_NUMBER = (int, float)
+_MACHINE = {
+    "cpu": str,
+    "cores": int,
+    "system": str,
+    "backend": str,
+    "device_kind": str,
+    "devices": int,
+}
+_CONDITIONS = {
+    "date": str,
+    "commit": (str, type(None)),
+    "load_before": (*_NUMBER, type(None)),
+    "versions": dict,
+}
+_CASE = {
+    "name": str,
+    "description": str,
+    "unit": str,
+    "work": _NUMBER,
+    "rounds": int,
+    "reference": (str, type(None)),
+    "ratio_of": str,
+    "bar": (dict, type(None)),
+    "contenders": list,
+    "absent": list,
+}
+_BAR = {"value": _NUMBER, "contender": (str, type(None)), "met": (bool, type(None))}
+_CONTENDER = {
+    "name": str,
+    "peer": bool,
+    "compile_seconds": _NUMBER,
+    "run_seconds": list,
+    "throughput": _NUMBER,
+    "temporary_bytes": (int, type(None)),
+    "errors": dict,
+    "ratio": (list, type(None)),
+}
+_ABSENT = {"name": str, "reason": str}
+
+
+def check(run: Any) -> dict[str, Any]:
+    """Return `run` if it is a run's record; raise `ValueError` naming what is wrong."""
+    _fields(run, "run", {"schema": int, "machine": dict, "conditions": dict, "cases": list})
+    if run["schema"] != SCHEMA:
+        raise ValueError(f"run.schema must be {SCHEMA}, got {run['schema']}")
+    _fields(run["machine"], "machine", _MACHINE)
+    _fields(run["conditions"], "conditions", _CONDITIONS)
+    for case in run["cases"]:
+        _fields(case, "case", _CASE)
+        where = f"case {case['name']!r}"
+        if case["ratio_of"] not in ("speed", "time"):
+            raise ValueError(f"{where}: ratio_of must be speed or time, got {case['ratio_of']!r}")
+        if case["bar"] is not None:
+            _fields(case["bar"], f"{where}: bar", _BAR)
+        for row in case["contenders"]:
+            _fields(row, f"{where}: contender", _CONTENDER)
+            _row(row, f"{where}: {row['name']!r}")
+        for row in case["absent"]:
+            _fields(row, f"{where}: absent", _ABSENT)
+    return run
+
+
+def write(run: dict[str, Any], path: pathlib.Path) -> None:
+    """Write a run; refuse to replace that of another machine."""
+    check(run)
+    if path.exists():
+        before = load(path)["machine"]
+        if before != run["machine"]:
+            raise ValueError(f"{path} holds results of another machine: {before}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run, indent=1) + "\n")
+
+
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """Read a run; raise `ValueError` naming the file if it is none."""
+    try:
+        return check(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a benchmark result: {error}") from None
+
+
+def _fields(record: Any, where: str, wanted: dict[str, Any]) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} must be an object, got {type(record).__name__}")
+    if sorted(record) != sorted(wanted):
+        raise ValueError(f"{where} must have the fields {sorted(wanted)}, got {sorted(record)}")
+    for field, kind in wanted.items():
+        value = record[field]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, _NUMBER)):
+            raise ValueError(f"{where}.{field} has the wrong type: {value!r}")
+
+
+def _row(row: dict[str, Any], where: str) -> None:
+    if not row["errors"]:
+        raise ValueError(f"{where} has a speed without an accuracy")
+    for field in ("run_seconds", "ratio"):
+        value = row[field]
+        if value is not None and (len(value) != 3 or sorted(value) != value):
+            raise ValueError(f"{where}.{field} must be three quartiles, got {value}")
+    numbers = [*row["run_seconds"], row["throughput"], *row["errors"].values()]
+    if not all(isinstance(x, _NUMBER) and math.isfinite(x) and x >= 0 for x in numbers):
+        raise ValueError(f"{where} has a number that is negative or not finite")

@@ -1,0 +1,49 @@
+"""The command line."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import harness
+
+
+def test_every_case_is_listed(capsys):
+    assert command.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "diffusion/samplers" in listed and "experiments/training" in listed
+    assert "torch_digits" not in listed
+
+
+def test_a_topic_is_a_package_or_a_module():
+    assert command.choose(["diffusion"]) == command.choose(["diffusion/samplers"])
+    assert command.choose([]) == list(command.modules())
+    assert command.choose(["experiments", "experiments/training"]) == ["experiments/training"]
+
+
+def test_an_unknown_topic_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["nonsense"])
+    assert stopped.value.code == 2
+    assert "unknown topic 'nonsense'" in capsys.readouterr().err
+
+
+def test_a_run_is_printed_and_written(monkeypatch, capsys, tmp_path):
+    program = harness.Program(lambda: None, 1.0, {"result": 2e-8})
+    case = harness.Case(
+        "diffusion/samplers: none", "Nothing.", "samples", 1.0,
+        (harness.Contender("ours", lambda: program),), tolerance=1.0,
+    )  # fmt: skip
+    monkeypatch.setattr("benchmarks.diffusion.samplers.cases", lambda: [case])
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
+    path = tmp_path / "run.json"
+    arguments = ["diffusion", "--rounds", "2", "--seconds", "0", "--json", str(path)]
+    assert command.main(arguments) == 0
+    assert "2.0e-08 (result)" in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert [case["name"] for case in found["cases"]] == ["diffusion/samplers: none"]
+
+    found["machine"]["cpu"] = "another"
+    path.write_text(json.dumps(found))
+    assert command.main(arguments) == 2
+    assert "another machine" in capsys.readouterr().err

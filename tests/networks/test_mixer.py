@@ -1,0 +1,52 @@
+"""The mixer keeps rows apart, reads patches where they are, and starts at zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probjax.networks import DenoisingMixer
+
+NET = DenoisingMixer(image_size=8, width=8, token_width=4, channel_width=16, num_blocks=2)
+FRESH = jax.jit(NET.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+MOVED = jax.tree.map(
+    lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), FRESH
+)
+APPLY = jax.jit(NET.apply)
+
+
+def test_a_fresh_network_gives_zero():
+    assert (APPLY(FRESH, jnp.ones((2, 64)), jnp.zeros(2)) == 0).all()
+
+
+def test_rows_do_not_influence_each_other():
+    x = jax.random.normal(jax.random.key(1), (3, 4, 64))
+    levels = jax.random.normal(jax.random.key(2), (3, 4))
+    out = APPLY(MOVED, x, levels)
+    np.testing.assert_allclose(out[1, 2], APPLY(MOVED, x[1, 2], levels[1, 2]), rtol=1e-4, atol=1e-4)
+    poisoned = APPLY(MOVED, x.at[0, 0].set(jnp.nan), levels)
+    assert jnp.isnan(poisoned).any(-1).sum() == 1
+    assert APPLY(MOVED, x[:0], levels[:0]).shape == (0, 4, 64)
+
+
+def test_patches_and_rows_undo_each_other():
+    x = jnp.arange(3 * 64.0).reshape(3, 64)
+    patches = NET._patches(x)
+    np.testing.assert_array_equal(NET._rows(patches), x)
+    image = np.asarray(x[1]).reshape(8, 8)
+    np.testing.assert_array_equal(patches[6, 1].reshape(2, 2), image[2:4, 4:6])
+
+
+def test_every_pixel_and_the_level_matter():
+    x = jax.random.normal(jax.random.key(1), (64,))
+    corner = jax.jit(jax.grad(lambda x: NET.apply(MOVED, x, jnp.zeros(()))[0]))(x)
+    assert (jnp.abs(corner) > 0).all()
+    here, there = (APPLY(MOVED, x, jnp.asarray(level)) for level in (-0.5, 0.5))
+    assert jnp.abs(here - there).max() > 1e-3
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="patch_size must divide image_size=8, got 3"):
+        DenoisingMixer(8, 3).init(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+    with pytest.raises(ValueError, match=r"x must have rows of 64, got shape \(63,\)"):
+        NET.init(jax.random.key(0), jnp.zeros(63), jnp.zeros(()))
