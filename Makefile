@@ -35,10 +35,10 @@ katex: $(VENV)/.docs
 	$(BIN)/python docs/vendor_katex.py
 
 docs: $(VENV)/.docs katex  ## build the site into site/, strictly
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 serve: $(VENV)/.docs katex  ## the site at localhost:8000, rebuilt on change
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 figures: $(VENV)/.run  ## draw the site's figures again
 	for script in $$(ls docs/figures/*.py | grep -v /figure.py); do $(BIN)/python $$script || exit 1; done
