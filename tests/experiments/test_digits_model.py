@@ -1,13 +1,15 @@
 """The parts of the main job: its samplers on a law that is known, its scaling, its objective."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax import datasets, diffusion
+from probjax import datasets, diffusion, sharding
 from probjax.core import item_keys, row_normal, stream
-from probjax.experiments import digits_model
+from probjax.experiments import digits_model, training
 
 EIGENVALUES = np.geomspace(0.02, 1.0, 64)
 MEAN = np.linspace(-0.5, 0.5, 64)
@@ -83,3 +85,40 @@ def test_a_fresh_objective_loses_one_for_each_pixel():
     losses = objective.loss_fn(objective.params, item_keys(jax.random.key(2), len(rows)), rows)
     error = losses.std() / len(rows) ** 0.5
     assert abs(losses.mean() - 64) < 5 * error + 64 * 0.02
+
+
+def collectives(compiled):
+    names = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+    return set(re.findall(names, compiled.as_text()))
+
+
+@pytest.mark.parametrize(("tile", "declared"), [(None, {"all-reduce"}), (8, {"all-gather"})])
+def test_the_training_step_has_the_declared_collectives(tile, declared):
+    mesh, config = sharding.make_mesh(4), digits_model.TrainingConfig()
+    net = digits_model.make_network(digits_model.NetworkConfig(width=8, num_blocks=1))
+    train = datasets.load_digits()
+    key = jax.random.key(0)
+    objective = digits_model.make_objective(key, config, net, train)
+    step = training.make_step(
+        objective.loss_fn, objective.batch_fn, objective.optimizer, mesh,
+        batch_size=64, ema_decay=0.999, tile=tile,
+    )  # fmt: skip
+    state = training.init_state(objective.params, objective.optimizer)
+    state, args = sharding.place((state, (key, train.images)), mesh, jax.P())
+    options = sharding.same_bits_options(mesh) if tile else None
+    lowered = jax.jit(step, compiler_options=options).lower(state, jnp.int32(0), *args)
+    assert collectives(lowered.compile()) == declared
+
+
+@pytest.mark.parametrize("name", ["Heun", "annealed Langevin"])
+def test_the_sampling_step_has_none(name):
+    mesh = sharding.make_mesh(4)
+    net = digits_model.make_network(digits_model.NetworkConfig(width=8, num_blocks=1))
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+    short = digits_model.SamplingConfig(heun_steps=3, langevin_levels=2, langevin_steps=2)
+    draw, check_vma = digits_model.samplers(
+        short, lambda params: digits_model.denoiser(net, params)
+    )[name]
+    mapped = sharding.map_rows(draw, mesh, tile=8, in_axes=(None, 0), check_vma=check_vma)
+    keys = item_keys(jax.random.key(0), 64)
+    assert collectives(jax.jit(mapped).lower(params, keys).compile()) == set()

@@ -1,11 +1,13 @@
 """The rewriting that would change bits between meshes, and the options that keep it out."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax import sharding
+from probjax import mcmc, networks, sharding
 from probjax.core import item_keys, row_normal, step_key
 
 WEIGHT = 0.3 * jax.random.normal(jax.random.key(0), (16, 16))
@@ -34,6 +36,35 @@ def test_one_two_four_and_eight_devices_give_the_same_bits(tile):
     ]
     for other in outs[1:]:
         np.testing.assert_array_equal(outs[0], other)
+
+
+def test_annealed_langevin_with_a_perceptron_hashes_alike():
+    """Key, network, ladder and loop as a user would put them together."""
+    net = networks.DenoisingMLP(width=32, num_blocks=2)
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(8), jnp.zeros(()))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+    )
+
+    def score_fn(x, noise_scale):
+        level = jnp.broadcast_to(0.25 * jnp.log(noise_scale), x.shape[:-1])
+        clean = net.apply(params, x / jnp.sqrt(noise_scale**2 + 1), level)
+        return (clean - x) / noise_scale**2
+
+    def chain(key):
+        start = 4.0 * jax.random.normal(jax.random.fold_in(key, 0), (8,))
+        ladder = np.geomspace(4.0, 0.1, 5)
+        return mcmc.sample_annealed(
+            jax.random.fold_in(key, 1), score_fn, start, ladder,
+            num_steps_per_level=4, epsilon=0.002,
+        )[0]  # fmt: skip
+
+    hashes = set()
+    for number in (1, 2, 4, 8):
+        keys = item_keys(jax.random.key(1), 64)
+        out = sharding.map_items(chain, sharding.make_mesh(number), tile=8)(keys)
+        hashes.add(hashlib.sha256(np.asarray(out).tobytes()).hexdigest())
+    assert len(hashes) == 1
 
 
 def test_tiled_gradients_too_in_a_program_with_those_options():
