@@ -1,6 +1,7 @@
 """One place for what every test and every documentation snippet runs under."""
 
 import doctest
+import gc
 import pathlib
 import re
 
@@ -15,6 +16,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Traces are millions of small objects that live on: collecting them often takes minutes.
+gc.set_threshold(100_000, 20, 50)
 
 hypothesis.settings.register_profile("probjax", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("probjax")

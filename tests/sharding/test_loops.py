@@ -86,10 +86,12 @@ def test_a_signal_ends_it_at_a_border_and_handlers_come_back():
 def test_a_second_interrupt_ends_it_at_once():
     program = textwrap.dedent(
         """
-        import os, signal, jax.numpy as jnp
+        import os, signal, time, jax.numpy as jnp
         from probjax import sharding
         def twice(chunk):
-            os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(2):  # one after the other: equal signals that are pending are one
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
         try:
             sharding.run_chunks(lambda s, t: (s, t), jnp.ones(1), 10, chunk_size=1, on_chunk=twice)
         except KeyboardInterrupt:
