@@ -17,8 +17,8 @@ demo: $(VENV)/.run  ## train on real digits, draw with five samplers, write a re
 test: $(VENV)/.test  ## every test and every documentation snippet
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-slow: $(VENV)/.test  ## what takes minutes: kill and resume, quality of the demo
-	$(BIN)/python -m pytest -m "slow and not browser"
+test-slow: $(VENV)/.test  ## what takes minutes: a killed run resumed, equal bits, the demo's quality
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "(slow or bits) and not browser"
 
 test-site: $(VENV)/.docs $(VENV)/.test katex  ## links, anchors, and the pages in a browser
 	$(BIN)/python -m pytest -m "slow or not slow" tests/docs

@@ -2,6 +2,7 @@
 
 import doctest
 import gc
+import os
 import pathlib
 import re
 
@@ -20,8 +21,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Traces are millions of small objects that live on: collecting them often takes minutes.
 gc.set_threshold(100_000, 20, 50)
 
+# Without optimisation XLA compiles a small program three times as fast.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 hypothesis.settings.register_profile("probjax", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("probjax")
+
+
+def pytest_configure(config):
+    """Compile the default suite, thousands of programs that run once, quickly.
+
+    With `-m slow` or `-m bits` programs are compiled as users compile them.
+    """
+    if config.option.markexpr.strip() == "not slow":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
 
 class FencedDocTestParser(doctest.DocTestParser):

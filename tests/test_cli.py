@@ -127,6 +127,7 @@ def test_folders_that_cannot_be_used(capsys, tmp_path):
     complains(capsys, ["resume", tmp_path], "config.tile is missing")
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_killed_run_resumes_on_other_devices_and_gives_the_same_bits(capsys, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"

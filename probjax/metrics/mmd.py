@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probjax.core import checks
+from probjax.core.rows import varying_like
 from probjax.metrics.estimate import Estimate, check_samples
 
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -140,9 +141,32 @@ def squared_distances(x: Float[Array, "n dim"], y: Float[Array, "m dim"]) -> Flo
     return jnp.maximum(sums - 2 * product, 0)
 
 
+@jax.jit  # else its loops are compiled again at every call
 def _median(squares: Array) -> Array:
-    """Median distance between two different rows; 1 where more than half coincide."""
+    """Median distance between two different rows; 1 where more than half coincide.
+
+    By bisection on the bits, which order non-negative numbers: a sort of all pairs costs far more.
+    """
     size = squares.shape[0]
-    above = jnp.triu_indices(size, 1)
-    median = jnp.sqrt(jnp.median(squares[above]))
+    num_pairs = size * (size - 1) // 2
+    integer = jnp.int64 if squares.dtype == jnp.float64 else jnp.int32
+    largest = jnp.iinfo(integer).max
+    bits = jax.lax.bitcast_convert_type(squares, integer)
+    bits = jnp.where(jnp.eye(size, dtype=bool), largest, bits)
+
+    def smallest(rank: int) -> Array:
+        """The entry above the diagonal with this rank, counted from 1; each stands there twice."""
+
+        def halve(_, ends):
+            low, high = ends
+            middle = low + (high - low) // 2
+            enough = jnp.sum(bits <= middle) >= 2 * rank
+            return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+        ends = jnp.zeros((), integer), jnp.full((), largest, integer)
+        ends = varying_like(ends, (bits, bits))
+        low, _ = jax.lax.fori_loop(0, jnp.iinfo(integer).bits, halve, ends)
+        return jax.lax.bitcast_convert_type(low, squares.dtype)
+
+    median = jnp.sqrt((smallest((num_pairs + 1) // 2) + smallest(num_pairs // 2 + 1)) / 2)
     return jnp.where(median > 0, median, 1)

@@ -133,3 +133,23 @@ def test_bad_input_is_named():
         metrics.mmd2(rows, jnp.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"bandwidths\[1\] must be positive"):
         metrics.mmd2(rows, rows, bandwidths=jnp.array([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (20, 31)])
+def test_default_bandwidths_follow_the_median_distance(x64, dtype, sizes):
+    rng = np.random.default_rng(1)
+    x, y = (rng.normal(size=(size, 3)).astype(dtype) for size in sizes)
+    y[0] = x[0]  # a distance of zero counts too
+    rows = np.concatenate([x, y])
+    squares = ((rows[:, None] - rows[None]) ** 2).sum(-1)[np.triu_indices(len(rows), 1)]
+    widths = np.sqrt(np.median(squares)) * np.array([0.25, 0.5, 1.0, 2.0, 4.0])
+    expected = metrics.mmd2(jnp.asarray(x), jnp.asarray(y), bandwidths=jnp.asarray(widths, dtype))
+    found = metrics.mmd2(jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(
+        found.value, expected.value, rtol=1e-5 if dtype == "float32" else 1e-10
+    )
+
+
+def test_coinciding_rows_have_a_bandwidth():
+    assert metrics.mmd2(jnp.ones((4, 2)), jnp.ones((5, 2))).value == 0

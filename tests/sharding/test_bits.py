@@ -10,6 +10,8 @@ import pytest
 from probjax import mcmc, networks, sharding
 from probjax.core import item_keys, row_normal, step_key
 
+pytestmark = pytest.mark.bits
+
 WEIGHT = 0.3 * jax.random.normal(jax.random.key(0), (16, 16))
 
 

@@ -39,6 +39,7 @@ def test_it_is_the_gradient_of_the_mean(num_devices, tile):
     close(fn(PARAMS, *ROWS), plain(PARAMS, *ROWS))
 
 
+@pytest.mark.bits
 def test_tiles_give_the_same_bits_on_any_number_of_devices():
     results = [
         jax.jit(sharding.value_and_grad(loss_fn, sharding.make_mesh(num), tile=4))(PARAMS, *ROWS)

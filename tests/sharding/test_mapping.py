@@ -43,6 +43,7 @@ def sha(tree):
     return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("num_items", [32, 13])
 def test_tiles_give_the_same_bits_on_any_number_of_devices(num_items):
     hashes = {
@@ -69,6 +70,7 @@ def test_pmap_twin(tile):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("tile", [None, 4])
 def test_rows_are_items_in_blocks(tile):
     def block(keys, x, weight):
@@ -91,6 +93,7 @@ def test_rows_are_items_in_blocks(tile):
     ).shape == (0, 6)
 
 
+@pytest.mark.bits
 def test_more_items_leave_the_first_ones_alone():
     mesh = sharding.make_mesh(2)
     few = sharding.map_items(chain, mesh, tile=4)(*inputs(5))[0]
