@@ -158,7 +158,7 @@ def denoiser(net: Any, params: Any) -> Denoiser:
 
     Example:
         >>> net = make_network(NetworkConfig())
-        >>> params = net.init(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+        >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
         >>> print(denoiser(net, params)(jnp.ones(64), 0.5)[:2])  # a fresh network knows nothing
         [0.5 0.5]
     """

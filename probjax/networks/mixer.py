@@ -3,8 +3,8 @@
 >>> import jax, jax.numpy as jnp
 >>> from probjax.networks import DenoisingMixer
 >>> net = DenoisingMixer(image_size=8)
->>> params = net.init(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
->>> net.apply(params, jnp.zeros((5, 64)), jnp.zeros(5)).shape
+>>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+>>> jax.jit(net.apply)(params, jnp.zeros((5, 64)), jnp.zeros(5)).shape
 (5, 64)
 """
 
@@ -42,8 +42,8 @@ class DenoisingMixer(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> net = DenoisingMixer(image_size=4, width=8)
-        >>> params = net.init(jax.random.key(0), jnp.zeros(16), jnp.zeros(()))
-        >>> float(jnp.abs(net.apply(params, jnp.ones(16), jnp.zeros(()))).max())
+        >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(16), jnp.zeros(()))
+        >>> float(jnp.abs(jax.jit(net.apply)(params, jnp.ones(16), jnp.zeros(()))).max())
         0.0
 
     References:

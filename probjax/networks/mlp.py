@@ -3,8 +3,8 @@
 >>> import jax, jax.numpy as jnp
 >>> from probjax.networks import MLP
 >>> net = MLP((64, 64, 2))
->>> params = net.init(jax.random.key(0), jnp.zeros(2))
->>> net.apply(params, jnp.zeros((5, 2))).shape
+>>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(2))
+>>> jax.jit(net.apply)(params, jnp.zeros((5, 2))).shape
 (5, 2)
 """
 
@@ -61,8 +61,8 @@ class DenoisingMLP(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> net = DenoisingMLP(width=32, num_blocks=2)
-        >>> params = net.init(jax.random.key(0), jnp.zeros(2), jnp.zeros(()))
-        >>> print(net.apply(params, jnp.ones((3, 2)), jnp.zeros(3))[0])
+        >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(2), jnp.zeros(()))
+        >>> print(jax.jit(net.apply)(params, jnp.ones((3, 2)), jnp.zeros(3))[0])
         [0. 0.]
     """
 

@@ -3,8 +3,8 @@
 >>> import jax, jax.numpy as jnp
 >>> from probjax.networks import UNet
 >>> net = UNet(widths=(8, 16))
->>> params = net.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
->>> net.apply(params, jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)).shape
+>>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
+>>> jax.jit(net.apply)(params, jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)).shape
 (2, 8, 8, 1)
 """
 
@@ -48,8 +48,8 @@ class UNet(nn.Module):
         >>> import jax, jax.numpy as jnp
         >>> net = UNet(widths=(8, 8, 8))
         >>> x = jnp.zeros((28, 28, 1))
-        >>> params = net.init(jax.random.key(0), x, jnp.zeros(()))
-        >>> net.apply(params, x, jnp.zeros(())).shape
+        >>> params = jax.jit(net.init)(jax.random.key(0), x, jnp.zeros(()))
+        >>> jax.jit(net.apply)(params, x, jnp.zeros(())).shape
         (28, 28, 1)
 
     References:

@@ -47,7 +47,7 @@ def test_rows_do_not_influence_each_other(dim):
 def test_it_starts_at_zero_and_learns_its_noise_level():
     net = DenoisingMLP(width=16, num_blocks=2)
     x, level = jnp.ones((2, 3)), jnp.array([0.0, 1.0])
-    fresh = net.init(jax.random.key(0), x, level)
+    fresh = jax.jit(net.init)(jax.random.key(0), x, level)
     assert (net.apply(fresh, x, level) == 0).all()
     out = net.apply(perturbed(net, x, level), x, level)
     assert jnp.abs(out[0] - out[1]).max() > 1e-3
