@@ -82,7 +82,7 @@ class Case(NamedTuple):
 class Effort(NamedTuple):
     """How long to measure."""
 
-    rounds: int = 7
+    rounds: int = 15
     """Rounds of timed repeats."""
     seconds: float = 1.0
     """A repeat calls `once` until this much time has passed."""
