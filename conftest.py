@@ -16,7 +16,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 # Traces are millions of small objects that live on: collecting them often takes minutes.
 gc.set_threshold(100_000, 20, 50)
@@ -49,10 +49,11 @@ doctest.DocTestParser = FencedDocTestParser
 
 
 @pytest.fixture(autouse=True)
-def default_printing():
-    """A page may set print options; the next test prints as NumPy does by default."""
+def default_settings():
+    """A page may set print options and precision; the next test has the defaults again."""
     with np.printoptions():
         yield
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class Effort(NamedTuple):
     """Rounds of timed repeats."""
     seconds: float = 1.0
     """A repeat calls `once` until this much time has passed."""
-    budget: float = 45.0
+    budget: float = 90.0
     """Seconds after which a case starts no further round, once it has three."""
 
 

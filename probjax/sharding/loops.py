@@ -110,14 +110,14 @@ def run_chunks(
     program = chunk_program(step_fn, chunk_size, options)
     state = jax.tree.map(jnp.copy, state)
     begun, step, reason = time.monotonic(), start, "finished"
-    with _SignalFlag() as interrupted:
+    with SignalFlag() as interrupted:
         while step < num_steps:
             stop = min(step + chunk_size, num_steps)
             state, metrics = program(state, jnp.int32(step), jnp.int32(stop), *args)
             metrics = jax.tree.map(lambda leaf, n=stop - step: np.asarray(leaf)[:n], metrics)
             seconds = time.monotonic() - begun
             late = deadline is not None and seconds >= deadline
-            stopping = _agreed("signal" if interrupted() else "deadline" if late else "")
+            stopping = agreed_reason("signal" if interrupted() else "deadline" if late else "")
             chunk = Chunk(
                 state, step, stop, num_steps, metrics, seconds, bool(stopping) or stop == num_steps
             )
@@ -173,8 +173,19 @@ def chunk_program(
 _REASONS = ("", "signal", "deadline")
 
 
-def _agreed(reason: str) -> str:
-    """The first process's reason to stop, so that all leave the loop at one border."""
+def agreed_reason(reason: str) -> str:
+    """Return the first process's reason to stop, so that all leave a loop at one border.
+
+    Args:
+        reason: this process's: `""`, `"signal"` or `"deadline"`.
+
+    Returns:
+        The same word on every process.
+
+    Example:
+        >>> agreed_reason("deadline")
+        'deadline'
+    """
     if jax.process_count() == 1:
         return reason
     from jax.experimental import multihost_utils
@@ -183,8 +194,16 @@ def _agreed(reason: str) -> str:
     return _REASONS[int(code)]
 
 
-class _SignalFlag:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one acts as it did before."""
+class SignalFlag:
+    """A context in which the first SIGINT or SIGTERM is only noted; a second acts as before.
+
+    Entering gives a function that tells whether a signal has come.
+
+    Example:
+        >>> with SignalFlag() as interrupted:
+        ...     print(interrupted())
+        False
+    """
 
     def __enter__(self) -> Callable[[], bool]:
         self._seen, self._before = False, {}

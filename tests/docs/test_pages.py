@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "node_modules" not in page.parts)
-METHOD_PAGES = ["score/denoising.md", "mcmc/langevin.md"]
+METHOD_PAGES = [
+    "score/denoising.md",
+    *(f"mcmc/{name}.md" for name in ("langevin", "mala", "mh", "gibbs", "hamiltonian")),
+]
 SECTIONS = [
     "What problem this solves",
     "Notation",
