@@ -14,7 +14,7 @@ help:  ## list the targets
 demo: $(VENV)/.run  ## train on real digits, draw with five samplers, write a report
 	$(BIN)/probjax run digits
 
-test: $(VENV)/.test  ## every test and every documentation snippet
+test: $(VENV)/.test  ## the tests and every documentation snippet
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.test  ## what takes minutes: a killed run resumed, equal bits, the demo's quality
