@@ -61,3 +61,10 @@ def x64():
     """Double precision for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def reuse_keys():
+    """Some tests call one function twice with one key, and mean it."""
+    with jax.debug_key_reuse(False):
+        yield

@@ -1,10 +1,11 @@
-"""What everything stands on: random streams, argument checks, log space, traces."""
+"""What everything stands on: random streams, argument checks, log space, traces, pytrees."""
 
 from probjax.core import checks as checks
 from probjax.core import keys as keys
 from probjax.core import logspace as logspace
 from probjax.core import rows as rows
 from probjax.core import traces as traces
+from probjax.core import trees as trees
 from probjax.core.keys import as_key as as_key
 from probjax.core.keys import item_key as item_key
 from probjax.core.keys import item_keys as item_keys

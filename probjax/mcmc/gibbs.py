@@ -25,16 +25,9 @@ import jax.numpy as jnp
 from blackjax.base import SamplingAlgorithm
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from probjax.core import checks, rows
+from probjax.core import checks, rows, trees
 from probjax.core.keys import PRNGKey, as_key, item_key, item_keys, stream
-from probjax.mcmc.mh import (
-    LogDensityFn,
-    MHInfo,
-    all_finite,
-    metropolis_hastings,
-    same_layout,
-    working_position,
-)
+from probjax.mcmc.mh import LogDensityFn, MHInfo, metropolis_hastings
 
 Position = dict[str, Any]
 """The value of each block, by its name."""
@@ -141,7 +134,7 @@ def gibbs(blocks: Sequence[Block], *, scan: str = "systematic") -> SamplingAlgor
     def init(position: Any, rng_key: Any = None) -> GibbsState:
         del rng_key
         _check_names(position, names)
-        return GibbsState(working_position({name: position[name] for name in names}))
+        return GibbsState(trees.widened({name: position[name] for name in names}))
 
     def step(key: PRNGKey, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
         key = as_key(key)
@@ -289,10 +282,10 @@ def _visit(block: Block, key: Key[Array, ""], position: Position) -> tuple[Posit
     start = value
     if block.refresh is not None:
         start = block.refresh(value, rest)
-        start = same_layout(f"refresh of block {block.name!r}", start, "its value", value)
+        start = trees.same_layout(f"refresh of block {block.name!r}", start, "its value", value)
     new, info = block.kernel(key, start, rest)
-    new = same_layout(f"kernel of block {block.name!r}", new, "its value", value)
-    finite = all_finite(new)
+    new = trees.same_layout(f"kernel of block {block.name!r}", new, "its value", value)
+    finite = trees.all_finite(new)
     kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, value)
     info = _common(info, _float_dtype(position))
     info = MHInfo(

@@ -111,14 +111,7 @@ def euler_hamiltonian(
         >>> print(state.position, state.momentum)
         [1.] [-0.3]
     """
-
-    def one_step(state: IntegratorState, step_size: ArrayLike) -> IntegratorState:
-        momentum = _move(state.momentum, state.logdensity_grad, step_size)
-        velocity = jax.grad(kinetic_energy_fn)(state.momentum)
-        position = _move(state.position, velocity, step_size)
-        return phase_state(logdensity_fn, position, momentum)
-
-    return one_step
+    return _euler(logdensity_fn, kinetic_energy_fn, lambda old, new: old)
 
 
 def symplectic_euler(logdensity_fn: LogDensityFn, kinetic_energy_fn: KineticEnergyFn) -> Integrator:
@@ -145,10 +138,18 @@ def symplectic_euler(logdensity_fn: LogDensityFn, kinetic_energy_fn: KineticEner
         >>> print(state.position, state.momentum)
         [0.91] [-0.3]
     """
+    return _euler(logdensity_fn, kinetic_energy_fn, lambda old, new: new)
+
+
+def _euler(
+    logdensity_fn: LogDensityFn, kinetic_energy_fn: KineticEnergyFn, drives: Any
+) -> Integrator:
+    """A step in which the momentum that `drives(old, new)` picks moves the position."""
 
     def one_step(state: IntegratorState, step_size: ArrayLike) -> IntegratorState:
         momentum = _move(state.momentum, state.logdensity_grad, step_size)
-        position = _move(state.position, jax.grad(kinetic_energy_fn)(momentum), step_size)
+        velocity = jax.grad(kinetic_energy_fn)(drives(state.momentum, momentum))
+        position = _move(state.position, velocity, step_size)
         return phase_state(logdensity_fn, position, momentum)
 
     return one_step

@@ -15,9 +15,8 @@ something else.
 ((2,), 0)
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +24,8 @@ from blackjax.base import SamplingAlgorithm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from probjax.core import checks
+from probjax.core import checks, trees
 from probjax.core.keys import PRNGKey, as_key, item_keys, stream
-
-Tree = TypeVar("Tree")
 
 LogDensityFn = Callable[[Any], Float[Array, ""]]
 """Log density of a position, up to a constant; $-\\infty$ outside the support."""
@@ -132,14 +129,14 @@ def metropolis_hastings(
 
     def init(position: Any, rng_key: Any = None) -> MHState:
         del rng_key
-        position = working_position(position)
+        position = trees.widened(position)
         return MHState(position, _scalar("logdensity_fn(x)", logdensity_fn(position)))
 
     def step(key: PRNGKey, state: MHState) -> tuple[MHState, MHInfo]:
         key = as_key(key)
         position, old = state
         proposal = propose(stream(key, "proposal"), position)
-        proposal = same_layout("propose(key, x)", proposal, "x", position)
+        proposal = trees.same_layout("propose(key, x)", proposal, "x", position)
         new = _scalar("logdensity_fn(x)", logdensity_fn(proposal))
         forward = backward = jnp.zeros_like(new)
         if proposal_logdensity_fn is not None:
@@ -148,7 +145,7 @@ def metropolis_hastings(
             backward = _scalar(name, proposal_logdensity_fn(proposal, position)).astype(new.dtype)
 
         inside = jnp.isfinite(old)
-        broken = ~all_finite(proposal) | _above_all(new)
+        broken = ~trees.all_finite(proposal) | _above_all(new)
         broken |= inside & (~jnp.isfinite(forward) | _above_all(backward))
         possible = ~broken & jnp.isfinite(new) & (jnp.isfinite(backward) | ~inside)
 
@@ -220,90 +217,12 @@ def rejection_sample(
         x = sample_q(stream(item, "proposal"))
         log_p = _scalar("logdensity_fn(x)", logdensity_fn(x))
         bound = _scalar("log_q(x)", log_q(x)).astype(log_p.dtype) + jnp.asarray(log_m, log_p.dtype)
-        possible = jnp.isfinite(log_p) & all_finite(x)
+        possible = jnp.isfinite(log_p) & trees.all_finite(x)
         accepted = possible & _accepts(stream(item, "accept"), log_p - bound)
         return x, accepted, ~(log_p <= bound)
 
     samples, accepted, violated = jax.vmap(one)(item_keys(key, num_proposals))
     return RejectionSample(samples, accepted, jnp.sum(violated, dtype=jnp.int32))
-
-
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Tell whether every floating entry of a pytree is finite.
-
-    Args:
-        tree: pytree of arrays; integers and flags are finite.
-
-    Returns:
-        One flag.
-
-    Example:
-        >>> all_finite({"a": jnp.ones(2), "n": jnp.array(3), "b": jnp.array([0.0, jnp.nan])})
-        Array(False, dtype=bool)
-    """
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-    return functools.reduce(jnp.logical_and, flags, jnp.asarray(True))
-
-
-def working_position(position: Tree) -> Tree:
-    """Return a position as arrays in the precision to compute in: float32 at least.
-
-    Args:
-        position: an array or a pytree of arrays and numbers.
-
-    Returns:
-        The same tree; leaves narrower than float32 are widened, integers stay.
-
-    Example:
-        >>> working_position({"a": 1.0, "n": jnp.ones(2, jnp.bfloat16)})["n"].dtype.name
-        'float32'
-    """
-
-    def widen(leaf: Any) -> Array:
-        dtype = jnp.result_type(leaf)
-        narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-        return jnp.asarray(leaf, jnp.float32 if narrow else dtype)
-
-    return jax.tree.map(widen, position)
-
-
-def same_layout(name: str, tree: Any, other_name: str, other: Tree) -> Tree:
-    """Demand that `tree` has the structure, the shapes and the dtypes of `other`, and return it.
-
-    Args:
-        name: what `tree` is, for the messages.
-        tree: pytree of arrays.
-        other_name: what `other` is.
-        other: pytree of arrays.
-
-    Returns:
-        `tree`, its leaves as arrays.
-
-    Raises:
-        ValueError: the structures or the shapes differ.
-        TypeError: the dtypes differ.
-
-    Example:
-        >>> same_layout("propose(key, x)", jnp.zeros(3), "x", jnp.zeros(2))
-        Traceback (most recent call last):
-        ValueError: propose(key, x) must have the shape of x, (2,), got (3,)
-    """
-    ours, theirs = jax.tree.structure(tree), jax.tree.structure(other)
-    if ours != theirs:
-        raise ValueError(f"{name} must have the structure of {other_name}, {theirs}, got {ours}")
-
-    def check(path: Any, leaf: Any, target: Array) -> Array:
-        where = jax.tree_util.keystr(path)
-        checks.same_shape(name + where, leaf, other_name + where, target)
-        if jnp.result_type(leaf) != target.dtype:
-            raise TypeError(
-                f"{name}{where} must have the dtype of {other_name}{where}, {target.dtype}, "
-                f"got {jnp.result_type(leaf)}"
-            )
-        return jnp.asarray(leaf, target.dtype)
-
-    return jax.tree_util.tree_map_with_path(check, tree, other)
 
 
 def _accepts(key: Any, log_ratio: Float[Array, ""]) -> Bool[Array, ""]:

@@ -24,12 +24,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from probjax.core import checks
+from probjax.core import checks, trees
 from probjax.mcmc.kernels import info_view
 from probjax.mcmc.welford import (
     Welford,
     aligned,
-    all_finite,
     merger,
     recursion,
     total,
@@ -346,7 +345,7 @@ def counts() -> Reducer:
         if hasattr(info, "acceptance_rate"):
             rate = jnp.where(jnp.isfinite(rate), rate, jnp.zeros_like(rate))
         rate = acc.acceptance_rate + (rate - acc.acceptance_rate) / steps.astype(jnp.float32)
-        bad = view.is_nonfinite | ~all_finite(getattr(state, "position", state))
+        bad = view.is_nonfinite | ~trees.all_finite(getattr(state, "position", state))
         # A kernel that tells nothing of acceptance gets -1 a step, which `finalize` makes NaN.
         taken = view.is_accepted.astype(jnp.int32) if hasattr(info, "is_accepted") else -1
         return Counts(

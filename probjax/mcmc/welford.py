@@ -11,13 +11,14 @@
 4.0 20.0 4.0
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array
+
+from probjax.core import trees
 
 Product = Callable[[Array, Array], Array]
 """What stands for the square: `jnp.multiply`, or the outer product."""
@@ -62,7 +63,7 @@ def recursion(fn: Callable[[Any], Any], product: Product) -> tuple[Any, Any]:
     def update(acc: Welford, state: Any, info: Any, step: Any) -> Welford:
         del info, step
         value = jax.tree.map(working, fn(state))
-        good = all_finite(value)
+        good = trees.all_finite(value)
         count = acc.count + good.astype(jnp.int32)
 
         def advance(x: Array, origin: Array, mean: Array, square: Array) -> tuple[Array, Array]:
@@ -136,7 +137,7 @@ def aligned(flags: Array, like: Array) -> Array:
 
 
 def working(value: Any) -> Array:
-    """Give numbers as floating point of 32 bits at least.
+    """Give numbers, counts and flags among them, as floating point of 32 bits at least.
 
     Args:
         value: numbers.
@@ -144,23 +145,8 @@ def working(value: Any) -> Array:
     Returns:
         The same.
     """
-    value = jnp.asarray(value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(jnp.float32)
-    return value.astype(jnp.float32) if jnp.finfo(value.dtype).bits < 32 else value
-
-
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Tell whether all numbers are finite.
-
-    Args:
-        tree: pytree of arrays.
-
-    Returns:
-        One flag.
-    """
-    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, flags)
+    value = trees.widened(value)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
 
 def unzipped(fn: Callable[..., tuple], number: int, *trees: Any) -> list[Any]:

@@ -14,13 +14,6 @@ from probjax.diffusion.samplers import ancestral, ddim, heun, sample
 MEAN, VARIANCES = np.array([1.0, -2.0, 0.5]), np.array([4.0, 1.0, 0.25])
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def diagonal_gaussian(x, noise_scale):
     mean, variance = (jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape) for v in (MEAN, VARIANCES))
     return mean + variance / (variance + noise_scale**2) * (x - mean)

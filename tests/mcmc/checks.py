@@ -9,6 +9,8 @@ from scipy import stats
 
 from probjax import targets
 from probjax.core.keys import item_keys
+from probjax.mcmc.driver import scan_steps
+from probjax.mcmc.mh import metropolis_hastings
 
 CHAINS = 50_000
 
@@ -80,6 +82,22 @@ def one_step(step_fn, key, starts):
     """One step of every chain: `step_fn(key, position) -> (position, info)`."""
     count = len(jax.tree.leaves(starts)[0])
     return jax.jit(jax.vmap(step_fn))(item_keys(key, count), starts)
+
+
+def moved(kernel, num_steps=1):
+    """`move(key, position)`: the position after `num_steps` steps, and what they report."""
+
+    def move(key, position):
+        state, info, _ = scan_steps(key, kernel.step, kernel.init(position), num_steps)
+        return state.position, info
+
+    return move
+
+
+def random_walk(logdensity_fn, step_size=0.8):
+    """Metropolis's random walk."""
+    propose = lambda key, x: x + step_size * jax.random.normal(key, x.shape)
+    return metropolis_hastings(logdensity_fn, propose, symmetric=True)
 
 
 def dkw_bound(count, level=1e-6):

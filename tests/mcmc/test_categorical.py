@@ -19,13 +19,6 @@ FOUR = np.array([0.4, 0.3, 0.2, 0.1])
 INF = np.inf
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def p_value(counts, probabilities):
     return stats.chisquare(counts, counts.sum() * probabilities / probabilities.sum()).pvalue
 

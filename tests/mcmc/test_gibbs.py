@@ -1,4 +1,4 @@
-"""Gibbs: exact matrices, exact autocorrelation, Geweke's joint test, stale caches, errors."""
+"""Gibbs: exact matrices, exact autocorrelation, stale caches, errors."""
 
 import importlib.util
 from pathlib import Path
@@ -24,7 +24,6 @@ from probjax.mcmc.gibbs import (
     gibbs,
     parallel_gibbs_mh,
 )
-from probjax.mcmc.mh import metropolis_hastings
 
 _spec = importlib.util.spec_from_file_location(
     "chain_checks", Path(__file__).with_name("checks.py")
@@ -34,13 +33,6 @@ _spec.loader.exec_module(checks)
 
 RHO, SCALE = 0.9, 2.0  # x ~ N(0, 4), y ~ N(0, 1), correlation 0.9
 TABLE = np.array([[0.3, 0.1, 0.05], [0.05, 0.2, 0.3]])
-
-
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
 
 
 def exact_pairs(key, count):
@@ -71,13 +63,8 @@ def joint(position):
     return -0.5 * (x**2 - 2 * RHO * x * y + y**2) / (1 - RHO**2)
 
 
-def random_walk(logdensity_fn, step_size=0.8):
-    propose = lambda key, x: x + step_size * jax.random.normal(key, x.shape)
-    return metropolis_hastings(logdensity_fn, propose, symmetric=True)
-
-
 def wide_walk(logdensity_fn):
-    return random_walk(logdensity_fn, 2.5)
+    return checks.random_walk(logdensity_fn, 2.5)
 
 
 def given(name):
@@ -86,17 +73,9 @@ def given(name):
 
 
 WITHIN = [
-    Block("x", block_from_blackjax(random_walk, given("x"))),
+    Block("x", block_from_blackjax(checks.random_walk, given("x"))),
     Block("y", block_from_blackjax(lambda f: blackjax.hmc(f, 0.3, jnp.ones(1), 3), given("y"))),
 ]
-
-
-def moved(kernel, num_steps=1):
-    def move(key, position):
-        state, info, _ = scan_steps(key, kernel.step, kernel.init(position), num_steps)
-        return state.position, info
-
-    return move
 
 
 def as_columns(position):
@@ -110,7 +89,7 @@ def test_one_step_leaves_a_pair_of_normals(scan):
     checks.check_uniform(pair_uniforms(starts))
 
     def both(key, x):
-        return moved(exact)(item_key(key, 0), x), moved(within)(item_key(key, 1), x)
+        return checks.moved(exact)(item_key(key, 0), x), checks.moved(within)(item_key(key, 1), x)
 
     (one, info), (two, within_info) = checks.one_step(both, jax.random.key(1), starts)
     for after in (one, two):
@@ -146,7 +125,7 @@ def table_blocks():
 
 def table_counts(kernel):
     def move(key, index):
-        after, _ = moved(kernel)(key, {"i": index // 3, "j": index % 3})
+        after, _ = checks.moved(kernel)(key, {"i": index // 3, "j": index % 3})
         return 3 * after["i"] + after["j"]
 
     return checks.transition_counts(move, jax.random.key(2), 6, 10_000)
@@ -195,7 +174,7 @@ def test_systematic_scan_fails_reversibility_where_it_should():
     def every(key, index):
         at = {"i": index // 2, "j": index % 2}
         kernels = [gibbs(blocks, scan=scan) for scan in SCANS]
-        ends = [moved(kernel)(item_key(key, n), at)[0] for n, kernel in enumerate(kernels)]
+        ends = [checks.moved(kernel)(item_key(key, n), at)[0] for n, kernel in enumerate(kernels)]
         return [2 * end["i"] + end["j"] for end in ends]
 
     ends = checks.one_step(every, jax.random.key(1), start)
@@ -238,7 +217,7 @@ def check_covariance(after):
 
 def after_sweeps(kernel):
     starts = exact_pairs(jax.random.key(4), 20_000)
-    return checks.one_step(moved(kernel, 6), jax.random.key(5), starts)[0]
+    return checks.one_step(checks.moved(kernel, 6), jax.random.key(5), starts)[0]
 
 
 def test_old_values_of_updated_blocks_are_seen_by_the_covariance():
@@ -252,7 +231,7 @@ def test_uncorrected_parallel_draws_forget_the_correlation():
     kernel = parallel_step(PAIR)
     starts = {"x": jnp.zeros(20_000), "y": jnp.zeros(20_000)}
     # Correlation and variances decay like 0.81^t: after 80 sweeps by a factor of 2e7.
-    after, _ = checks.one_step(moved(kernel, 80), jax.random.key(6), starts)
+    after, _ = checks.one_step(checks.moved(kernel, 80), jax.random.key(6), starts)
     x, y = np.asarray(after["x"], np.float64) / SCALE, np.asarray(after["y"], np.float64)
     for value, truth in ((x * y, 0.0), (x**2, 1.0), (y**2, 1.0)):
         assert abs(value.mean() - truth) < 5 * value.std() / np.sqrt(len(value))
@@ -282,65 +261,6 @@ def test_autocorrelation_of_a_systematic_scan():
     assert abs((1 + r) / (1 - r) - 9.526) < 1e-3
 
 
-def geweke_blocks(shape_of=lambda n: 3.0 + n / 2, within=False):
-    """mu ~ N(0.5, 1), precision ~ Gamma(3, 2), three data y ~ N(mu, 1 / precision)."""
-
-    def draw_mu(key, mu, rest):
-        precision = 1 + 3 * rest["precision"]
-        mean = (0.5 + rest["precision"] * rest["y"].sum()) / precision
-        return mean + jax.random.normal(key) / jnp.sqrt(precision), None
-
-    def draw_precision(key, precision, rest):
-        rate = 2 + 0.5 * jnp.sum((rest["y"] - rest["mu"]) ** 2)
-        return jax.random.gamma(key, shape_of(3)) / rate, None
-
-    def draw_y(key, y, rest):
-        return rest["mu"] + jax.random.normal(key, (3,)) / jnp.sqrt(rest["precision"]), None
-
-    def log_joint(mu, precision, y):
-        prior = -0.5 * (mu - 0.5) ** 2 + 2 * jnp.log(precision) - 2 * precision
-        return prior + 1.5 * jnp.log(precision) - 0.5 * precision * jnp.sum((y - mu) ** 2)
-
-    def scaled(logdensity_fn):
-        propose = lambda key, x: x * jnp.exp(0.7 * jax.random.normal(key))
-        density = lambda a, b: -0.5 * (jnp.log(b / a) / 0.7) ** 2 - jnp.log(b)
-        return metropolis_hastings(logdensity_fn, propose, density)
-
-    mu_kernel = block_from_blackjax(random_walk, lambda mu, rest: log_joint(mu, **rest))
-    precision_kernel = block_from_blackjax(scaled, lambda p, rest: log_joint(precision=p, **rest))
-    return [
-        Block("mu", mu_kernel if within else draw_mu),
-        Block("precision", precision_kernel if within else draw_precision),
-        Block("y", draw_y),
-    ]
-
-
-def geweke_scores(blocks, scan="systematic", chains=20_000, num_steps=10):
-    """z of four moments and a product after `num_steps` sweeps of parameters and data."""
-    key = jax.random.key(9)
-    mu = 0.5 + jax.random.normal(item_key(key, 0), (chains,))
-    precision = jax.random.gamma(item_key(key, 1), 3.0, (chains,)) / 2
-    noise = jax.random.normal(item_key(key, 2), (chains, 3))
-    y = mu[:, None] + noise / jnp.sqrt(precision)[:, None]
-    starts = {"mu": mu, "precision": precision, "y": y}
-    after, _ = checks.one_step(moved(gibbs(blocks, scan=scan), num_steps), item_key(key, 3), starts)
-    m, p = np.asarray(after["mu"], np.float64), np.asarray(after["precision"], np.float64)
-    moments = ((m, 0.5), (m**2, 1.25), (p, 1.5), (p**2, 3.0), (m * p, 0.75))
-    return [(v.mean() - truth) / v.std() * np.sqrt(chains) for v, truth in moments]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("within", [False, True], ids=["exact", "metropolis within"])
-def test_geweke_joint_law(within):
-    assert np.abs(geweke_scores(geweke_blocks(within=within))).max() < 4
-
-
-@pytest.mark.slow
-def test_geweke_kills_a_wrong_conditional():
-    """The data counted whole instead of half."""
-    assert np.abs(geweke_scores(geweke_blocks(shape_of=lambda n: 3.0 + n))).max() > 10
-
-
 def cached_blocks(refresh):
     """x carries its own chain state: position and log density given the y it last saw."""
 
@@ -366,7 +286,7 @@ def cached_run(refresh):
 
     def run(key, start):
         x = wide_walk(lambda x: given("x")(x, {"y": start["y"]})).init(start["x"])
-        after, _ = moved(gibbs(blocks), 30)(key, {"x": x, "y": start["y"]})
+        after, _ = checks.moved(gibbs(blocks), 30)(key, {"x": x, "y": start["y"]})
         return {"x": after["x"].position, "y": after["y"]}
 
     return checks.one_step(run, jax.random.key(12), starts)
@@ -468,39 +388,3 @@ def without_mean(kernel):
     return lambda key, value, rest: kernel(
         key, value, {name: other for name, other in rest.items() if name != "mean"}
     )
-
-
-@pytest.mark.slow
-def test_simulation_based_calibration():
-    """Ranks of the truth among 99 thinned draws, 1000 data sets: inside the 95 % ECDF band."""
-    datasets, draws, thin = 1000, 99, 10
-    blocks = geweke_blocks(within=True)
-
-    def one(key):
-        mu = 0.5 + jax.random.normal(item_key(key, 0))
-        precision = jax.random.gamma(item_key(key, 1), 3.0) / 2
-        y = mu + jax.random.normal(item_key(key, 2), (3,)) / jnp.sqrt(precision)
-        fixed = Block("y", lambda key, value, rest: (y, None))
-        kernel = gibbs([*blocks[:2], fixed])
-        start = kernel.init({"mu": jnp.mean(y), "precision": 1.0, "y": y})
-        _, _, path = scan_steps(item_key(key, 3), kernel.step, start, 100 + draws * thin,
-                                trace_fn=lambda state, info: state.position)  # fmt: skip
-        kept = {name: path[name][100 + thin - 1 :: thin] for name in ("mu", "precision")}
-        return (kept["mu"] < mu).sum(), (kept["precision"] < precision).sum()
-
-    with jax.debug_key_reuse(False):
-        ranks = jax.jit(jax.vmap(one))(item_keys(jax.random.key(0), datasets))
-    grid = np.arange(100)
-    # A simultaneous band: 95 % of exactly uniform sets of ranks stay inside it everywhere.
-    rng = np.random.default_rng(0)
-
-    def distance(ranks):
-        share = (ranks[..., None] <= grid).mean(axis=-2)
-        expected = (grid + 1) / 100
-        spread = np.sqrt(expected * (1 - expected) / datasets)[:-1]
-        return (np.abs(share - expected)[..., :-1] / spread).max(axis=-1)
-
-    null = [distance(rng.integers(0, 100, datasets)) for _ in range(500)]
-    band = np.quantile(null, 1 - 0.05 / 2)  # two parameters
-    for rank in ranks:
-        assert distance(np.asarray(rank)) < band

@@ -12,13 +12,6 @@ from probjax.mcmc.driver import row_step_key, scan_steps
 from probjax.mcmc.langevin import annealed_langevin, sample_annealed, ula
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def affine_step(kernel, position_shape=(1, 1), index=0):
     """Slope a, and spread c, of a one-dimensional kernel that is x -> a x + c z."""
     key = jax.random.key(0)

@@ -19,13 +19,6 @@ STARTS = 50_000
 DKW = np.sqrt(np.log(2 / 1e-6) / (2 * STARTS))
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def quartic(x):
     """The lopsided density of the worked example: -sum x^4 / 4 - |x|^2 / 2 + 0.3 x0 x1."""
     return -0.25 * jnp.sum(x**4) - 0.5 * jnp.sum(x**2) + 0.3 * x[0] * x[1]

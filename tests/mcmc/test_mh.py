@@ -26,13 +26,6 @@ PI = np.array([0.5, 0.3, 0.2])
 Q = np.array([[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.6, 0.4, 0.0]])
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def mover(kernel):
     """One step from a bare position."""
 

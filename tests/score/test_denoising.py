@@ -282,13 +282,6 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture
-def reuse_keys():
-    """Some tests call one function twice with one key, and mean it."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_rows_stand_alone(reuse_keys, name):
     """A key per row: no row feels the batch, its order, a NaN beside it or the devices."""
