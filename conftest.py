@@ -21,6 +21,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 # Traces are millions of small objects that live on: collecting them often takes minutes.
 gc.set_threshold(100_000, 20, 50)
 
+# Where in the source an operation came from is told to a compiler that nobody asks.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
 # Without optimisation XLA compiles a small program three times as fast.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 

@@ -117,6 +117,7 @@ def lost_half(sde, score_fn, stochasticity):
     return reverse_sde(sde, lambda t, x: 2 * score_fn(t, x), stochasticity=stochasticity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [dropped_divergence, wrong_noise, flipped_score, lost_half])
 def test_fokker_planck_kills(x64, mutant):
     sde, log_density, x = CASES["geometric, diagonal"]

@@ -66,6 +66,7 @@ def heun_mutant(kind):
     return make
 
 
+@pytest.mark.slow
 def test_order_kills(x64):
     assert abs(flow_slope(heun_mutant("none")) - 2.0) < 0.1
     assert not abs(flow_slope(heun_mutant("old scale")) - 2.0) < 0.1
@@ -220,6 +221,7 @@ ALGORITHMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_rows_stand_alone_everywhere(reuse_keys, name):
     algorithm = ALGORITHMS[name]()

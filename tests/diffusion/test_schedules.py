@@ -72,6 +72,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_identity_kills(x64, name):
     assert marginal_gap(MUTANTS[name](), jnp.linspace(0.05, 0.9, 20)) > 1e-3

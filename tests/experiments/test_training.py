@@ -75,6 +75,7 @@ def fit(folder, num_devices=2, tile=2, step=None, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_a_stopped_run_goes_on_to_the_same_bits_on_other_devices(tmp_path):
     whole, log, reason = fit(tmp_path / "whole")

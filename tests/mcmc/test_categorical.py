@@ -64,6 +64,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_law_kills(name):
     with pytest.raises(AssertionError):
@@ -83,6 +84,7 @@ def test_law_of_several_draws_from_two_rows(reuse_keys):
     np.testing.assert_array_equal(alone, draws[12_345])
 
 
+@pytest.mark.slow
 def test_tiles_do_not_change_the_draws(monkeypatch, reuse_keys):
     logits = jnp.log(jnp.asarray(FOUR, jnp.float32))
     whole = gumbel_max(jax.random.key(2), logits, num_samples=100)
@@ -135,6 +137,7 @@ def test_law_of_the_first_two():
     check_pairs(lambda key, x: gumbel_top_k(key, x, 2))
 
 
+@pytest.mark.slow
 def test_the_pairs_kill_other_orders_and_replacement():
     def replaced(key, x):
         keys = jax.random.split(key)

@@ -78,6 +78,7 @@ NESTED_MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NESTED_MUTANTS)
 def test_the_hand_kills(x64, name):
     check_nested(nested_mutant())
@@ -138,6 +139,7 @@ def test_e_bfmi_by_hand(x64):
     assert np.isnan(broken[0]) and broken[1] == 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho, known", [(0.9, 1846.01), (-0.5, 57_600.0)])
 def test_replicate_ess_of_many_short_chains(rho, known):
     """Exact within 10 % on one data set, 5 % on the mean of twenty; Geyer's is not."""
@@ -254,6 +256,7 @@ def test_short_chains_are_judged_between_chains():
     fails(draws[:20], "replicate_ess", num_superchains=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim, bound", [(10, 2.80), (26, 3.09), (50, 3.28)])
 def test_bound_on_the_scores(dim, bound):
     draws = jax.random.normal(jax.random.key(10), (300, 5, dim))

@@ -153,6 +153,7 @@ def step_counted_in_the_chunk(monkeypatch):
 MUTANTS = [one_key_for_all, padded_last_chunk, thinning_one_early, step_counted_in_the_chunk]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_rules_kill(mutant, monkeypatch, paths):
     with pytest.raises(AssertionError):

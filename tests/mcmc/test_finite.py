@@ -78,6 +78,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_balance_kills(x64, name):
     check_balanced(accept_matrix(lambda pi, pj, qij, qji: min(1.0, pj * qji / (pi * qij))))

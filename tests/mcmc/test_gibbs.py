@@ -292,6 +292,7 @@ def cached_run(refresh):
     return checks.one_step(run, jax.random.key(12), starts)
 
 
+@pytest.mark.slow
 def test_a_stale_cache_dies_and_a_refreshed_one_lives():
     check_covariance(cached_run(refresh=True))
     with pytest.raises(AssertionError):
@@ -358,6 +359,7 @@ def test_bad_input_is_named(reuse_keys):
         lost.step(jax.random.key(0), lost.init({"a": 1.0}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", ["systematic", "random"])
 def test_sharded_chains_are_the_same_and_exchange_nothing(reuse_keys, scan):
     """One start for all chains; a block that draws nothing; default VMA check."""

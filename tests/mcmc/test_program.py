@@ -45,6 +45,7 @@ def same_bits(name):
         walks.assert_same_run(walks.sampled(name, num_devices, tile=1, chunk_size=25), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 @pytest.mark.parametrize("name", ["ula", *slow("rmh", "hmc")])
 def test_tiles_do_not_change_a_bit(name):

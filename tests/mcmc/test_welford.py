@@ -80,6 +80,7 @@ def every_chain_the_same_weight(accs):
     return merged._replace(mean=(accs.origin + accs.mean).mean(axis=0) - merged.origin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [without_the_means_of_chains, every_chain_the_same_weight])
 def test_uneven_chains_kill(mutant):
     with pytest.raises(AssertionError):

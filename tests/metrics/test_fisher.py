@@ -31,6 +31,7 @@ def error_of_one_row(score_fn, true_score_fn, x):
     return value, error * len(x) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [twice, difference_lost, error_of_one_row])
 def test_mutants_die(mutant):
     with pytest.raises(AssertionError):

@@ -72,6 +72,7 @@ def with_diagonal(xs, ys):
     return gram[:n, :n].mean() + gram[n:, n:].mean() - 2 * gram[:n, n:].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
     [

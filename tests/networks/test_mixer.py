@@ -8,25 +8,33 @@ import pytest
 from probjax.networks import DenoisingMixer
 
 NET = DenoisingMixer(image_size=8, width=8, token_width=4, channel_width=16, num_blocks=2)
-FRESH = jax.jit(NET.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
-MOVED = jax.tree.map(
-    lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), FRESH
-)
 APPLY = jax.jit(NET.apply)
 
 
-def test_a_fresh_network_gives_zero():
-    assert (APPLY(FRESH, jnp.ones((2, 64)), jnp.zeros(2)) == 0).all()
+@pytest.fixture(scope="module")
+def fresh():
+    return jax.jit(NET.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
 
 
-def test_rows_do_not_influence_each_other():
+@pytest.fixture(scope="module")
+def moved(fresh):
+    rng = np.random.default_rng(0)
+    noise = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + noise(leaf)), fresh)
+
+
+def test_a_fresh_network_gives_zero(fresh):
+    assert (APPLY(fresh, jnp.ones((2, 64)), jnp.zeros(2)) == 0).all()
+
+
+def test_rows_do_not_influence_each_other(moved):
     x = jax.random.normal(jax.random.key(1), (3, 4, 64))
     levels = jax.random.normal(jax.random.key(2), (3, 4))
-    out = APPLY(MOVED, x, levels)
-    np.testing.assert_allclose(out[1, 2], APPLY(MOVED, x[1, 2], levels[1, 2]), rtol=1e-4, atol=1e-4)
-    poisoned = APPLY(MOVED, x.at[0, 0].set(jnp.nan), levels)
+    out = APPLY(moved, x, levels)
+    np.testing.assert_allclose(out[1, 2], APPLY(moved, x[1, 2], levels[1, 2]), rtol=1e-4, atol=1e-4)
+    poisoned = APPLY(moved, x.at[0, 0].set(jnp.nan), levels)
     assert jnp.isnan(poisoned).any(-1).sum() == 1
-    assert APPLY(MOVED, x[:0], levels[:0]).shape == (0, 4, 64)
+    assert APPLY(moved, x[:0], levels[:0]).shape == (0, 4, 64)
 
 
 def test_patches_and_rows_undo_each_other():
@@ -37,11 +45,11 @@ def test_patches_and_rows_undo_each_other():
     np.testing.assert_array_equal(patches[6, 1].reshape(2, 2), image[2:4, 4:6])
 
 
-def test_every_pixel_and_the_level_matter():
+def test_every_pixel_and_the_level_matter(moved):
     x = jax.random.normal(jax.random.key(1), (64,))
-    corner = jax.jit(jax.grad(lambda x: NET.apply(MOVED, x, jnp.zeros(()))[0]))(x)
+    corner = jax.jit(jax.grad(lambda x: NET.apply(moved, x, jnp.zeros(()))[0]))(x)
     assert (jnp.abs(corner) > 0).all()
-    here, there = (APPLY(MOVED, x, jnp.asarray(level)) for level in (-0.5, 0.5))
+    here, there = (APPLY(moved, x, jnp.asarray(level)) for level in (-0.5, 0.5))
     assert jnp.abs(here - there).max() > 1e-3
 
 

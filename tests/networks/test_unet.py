@@ -8,30 +8,38 @@ import pytest
 from probjax.networks import UNet
 
 NET = UNet(widths=(8, 16))
-PARAMS = jax.jit(NET.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
 APPLY = jax.jit(NET.apply)
-MOVED = jax.tree.map(
-    lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), PARAMS
-)
 
 
-def test_a_fresh_network_gives_zero():
-    assert (APPLY(PARAMS, jnp.ones((2, 8, 8, 1)), jnp.zeros(2)) == 0).all()
+@pytest.fixture(scope="module")
+def fresh():
+    return jax.jit(NET.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
 
 
-def test_rows_do_not_influence_each_other():
+@pytest.fixture(scope="module")
+def moved(fresh):
+    rng = np.random.default_rng(0)
+    noise = lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + noise(leaf)), fresh)
+
+
+def test_a_fresh_network_gives_zero(fresh):
+    assert (APPLY(fresh, jnp.ones((2, 8, 8, 1)), jnp.zeros(2)) == 0).all()
+
+
+def test_rows_do_not_influence_each_other(moved):
     x = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
     levels = jnp.array([-1.0, 0.0, 1.0])
-    out = APPLY(MOVED, x, levels)
-    np.testing.assert_allclose(out[1], APPLY(MOVED, x[1], levels[1]), rtol=1e-4, atol=1e-4)
-    assert jnp.isnan(APPLY(MOVED, x.at[0].set(jnp.nan), levels)[1:]).sum() == 0
-    assert APPLY(MOVED, x[:0], levels[:0]).shape == (0, 8, 8, 1)
-    assert jnp.abs(APPLY(MOVED, x, levels + 1.0) - out).max() > 1e-3
+    out = APPLY(moved, x, levels)
+    np.testing.assert_allclose(out[1], APPLY(moved, x[1], levels[1]), rtol=1e-4, atol=1e-4)
+    assert jnp.isnan(APPLY(moved, x.at[0].set(jnp.nan), levels)[1:]).sum() == 0
+    assert APPLY(moved, x[:0], levels[:0]).shape == (0, 8, 8, 1)
+    assert jnp.abs(APPLY(moved, x, levels + 1.0) - out).max() > 1e-3
 
 
-def test_every_pixel_depends_on_every_pixel():
+def test_every_pixel_depends_on_every_pixel(moved):
     x = jax.random.normal(jax.random.key(1), (8, 8, 1))
-    corner = jax.jit(jax.grad(lambda x: NET.apply(MOVED, x, jnp.zeros(()))[0, 0, 0]))(x)
+    corner = jax.jit(jax.grad(lambda x: NET.apply(moved, x, jnp.zeros(()))[0, 0, 0]))(x)
     assert (jnp.abs(corner) > 0).all()
 
 

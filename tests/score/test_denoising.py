@@ -83,6 +83,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_identity_kills(x64, name):
     assert abs(vincent_gap(MUTANTS[name])) > 1e-2

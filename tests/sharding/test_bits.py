@@ -69,6 +69,7 @@ def test_annealed_langevin_with_a_perceptron_hashes_alike():
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_tiled_gradients_too_in_a_program_with_those_options():
     def loss_fn(weight, keys, x):
         noise = row_normal(keys, x)
@@ -91,6 +92,7 @@ def test_tiled_gradients_too_in_a_program_with_those_options():
         np.testing.assert_array_equal(gradient, found[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_map_tiles_is_map(number):
     tiles = {"x": jnp.arange(number * 6.0).reshape(number, 3, 2), "n": jnp.arange(number)}

@@ -39,6 +39,7 @@ def test_it_is_the_gradient_of_the_mean(num_devices, tile):
     close(fn(PARAMS, *ROWS), plain(PARAMS, *ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_tiles_give_the_same_bits_on_any_number_of_devices():
     results = [
@@ -78,6 +79,7 @@ def test_pmap_twin():
     )
 
 
+@pytest.mark.slow
 def test_mutants_of_the_reduction_are_seen():
     """A gradient summed twice over devices, or divided by a tile, is off by a factor."""
     mesh = sharding.make_mesh(4)

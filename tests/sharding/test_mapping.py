@@ -43,6 +43,7 @@ def sha(tree):
     return hashlib.sha256(b"".join(leaves)).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 @pytest.mark.parametrize("num_items", [32, 13])
 def test_tiles_give_the_same_bits_on_any_number_of_devices(num_items):
@@ -70,6 +71,7 @@ def test_pmap_twin(tile):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 @pytest.mark.parametrize("tile", [None, 4])
 def test_rows_are_items_in_blocks(tile):

@@ -69,6 +69,7 @@ def launch(num_processes, devices_each):
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]  # Gloo prints before
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_give_the_samples_of_one():
     (one,) = launch(1, 2)

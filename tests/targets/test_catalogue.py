@@ -197,6 +197,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", sorted(MUTANTS))
 def test_mutants_die(mutant, x64):
     change, check = MUTANTS[mutant]

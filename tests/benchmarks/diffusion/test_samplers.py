@@ -37,6 +37,7 @@ def test_heun_visits_these_noise_scales():
     assert int(out.num_evaluations) == len(seen) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_case_has_times_errors_and_a_bar(cases, number):
     found = harness.measure(cases[number], harness.Effort(2, 0.0, 0.0), say=lambda line: None)

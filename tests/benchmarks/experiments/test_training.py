@@ -100,6 +100,7 @@ def torch_contender(check):
     return harness.Contender("peer", lambda: training._torch(CONFIG, check, 1, False), peer=True)
 
 
+@pytest.mark.slow
 def test_the_twin_is_timed(check, one_thread):
     found = measured(check, torch_contender(check))
     (peer,) = found["contenders"]

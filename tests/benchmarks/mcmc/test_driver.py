@@ -1,9 +1,12 @@
 """The peer makes as many steps as the driver, and both are held to their accuracy."""
 
+import pytest
+
 from benchmarks import harness
 from benchmarks.mcmc import driver
 
 
+@pytest.mark.slow
 def test_a_case_has_times_errors_and_a_bar():
     (case,) = driver.cases(chains=(32,), steps=40)
     found = harness.measure(case, harness.Effort(2, 0.0, 0.0), say=lambda line: None)
