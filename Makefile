@@ -17,7 +17,7 @@ demo: $(VENV)/.run  ## train on real digits, draw with five samplers, write a re
 test: $(VENV)/.test  ## the tests and every documentation snippet
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-slow: $(VENV)/.test  ## what takes minutes: a killed run resumed, equal bits, the demo's quality
+test-slow: $(VENV)/.test  ## what takes minutes: killed runs, equal bits, deliberate mistakes, the demo's quality
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "(slow or bits) and not browser"
 
 test-site: $(VENV)/.docs $(VENV)/.test katex  ## links, anchors, and the pages in a browser
