@@ -9,6 +9,7 @@ from probjax.core import trees as trees
 from probjax.core.keys import as_key as as_key
 from probjax.core.keys import item_key as item_key
 from probjax.core.keys import item_keys as item_keys
+from probjax.core.keys import raw_key as raw_key
 from probjax.core.keys import row_normal as row_normal
 from probjax.core.keys import step_key as step_key
 from probjax.core.keys import stream as stream

@@ -70,6 +70,29 @@ def as_key(key: Array) -> Key[Array, "*keys"]:
     )
 
 
+def raw_key(key: RowKeys) -> Array:
+    """Return a key as old-style `uint32` numbers, for libraries that mean to use one key twice.
+
+    JAX's checker of key reuse sees typed keys only, and some of BlackJAX's kernels select among
+    keys that they have used.
+
+    Args:
+        key: typed key or keys, or one old-style key `(2,)`.
+
+    Returns:
+        The same random stream as numbers; a key of another implementation than JAX's default one
+        stays typed, because numbers would not say which it is.
+
+    Example:
+        >>> import jax
+        >>> print(raw_key(jax.random.key(7)))
+        [0 7]
+    """
+    key = as_key(key)
+    default = jax.eval_shape(jax.random.key, 0).dtype
+    return jax.random.key_data(key) if key.dtype == default else key
+
+
 def stream(key: RowKeys, purpose: str) -> Key[Array, "*keys"]:
     r"""Return the stream of `key` that belongs to `purpose`.
 

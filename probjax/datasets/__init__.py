@@ -7,6 +7,7 @@ from probjax.datasets.images import Images as Images
 from probjax.datasets.images import dequantise as dequantise
 from probjax.datasets.images import quantise as quantise
 from probjax.datasets.mnist import load_mnist as load_mnist
+from probjax.datasets.posteriordb import load_posterior as load_posterior
 from probjax.datasets.sources import DatasetError as DatasetError
 from probjax.datasets.uci import Table as Table
 from probjax.datasets.uci import load_uci as load_uci

@@ -2,7 +2,7 @@
 
 >>> from probjax import experiments
 >>> sorted(experiments.NAMES)
-['digits']
+['digits', 'posterior']
 >>> experiments.load("digits").Config().seed
 0
 """
@@ -12,7 +12,10 @@ from types import ModuleType
 
 from probjax.experiments.runs import UserError
 
-NAMES = {"digits": "learn to draw handwritten digits; five samplers, their quality and cost"}
+NAMES = {
+    "digits": "learn to draw handwritten digits; five samplers, their quality and cost",
+    "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
+}
 """The experiments there are, each with one line on what it does."""
 
 
@@ -32,7 +35,7 @@ def load(name: str) -> ModuleType:
     Example:
         >>> load("digitz")
         Traceback (most recent call last):
-        probjax.experiments.runs.UserError: unknown experiment 'digitz'; there are: digits
+        probjax.experiments.runs.UserError: unknown experiment 'digitz'; there are: ...
     """
     if name not in NAMES:
         raise UserError(f"unknown experiment {name!r}; there are: {', '.join(sorted(NAMES))}")

@@ -1,5 +1,6 @@
 """Samplers."""
 
+from probjax.mcmc.adaptation import pooled_adaptation as pooled_adaptation
 from probjax.mcmc.categorical import gumbel_max as gumbel_max
 from probjax.mcmc.categorical import gumbel_max_sharded as gumbel_max_sharded
 from probjax.mcmc.categorical import gumbel_top_k as gumbel_top_k
@@ -14,6 +15,13 @@ from probjax.mcmc.driver import pmap_chains as pmap_chains
 from probjax.mcmc.driver import row_step_key as row_step_key
 from probjax.mcmc.driver import run_chains as run_chains
 from probjax.mcmc.driver import scan_steps as scan_steps
+from probjax.mcmc.ensemble_kernels import DynamicHMCParams as DynamicHMCParams
+from probjax.mcmc.ensemble_kernels import GHMCParams as GHMCParams
+from probjax.mcmc.ensemble_kernels import dynamic_hmc_kernel as dynamic_hmc_kernel
+from probjax.mcmc.ensemble_kernels import ghmc_kernel as ghmc_kernel
+from probjax.mcmc.export import Draw as Draw
+from probjax.mcmc.export import to_inference_data as to_inference_data
+from probjax.mcmc.export import trace_all as trace_all
 from probjax.mcmc.finite import balance_gap as balance_gap
 from probjax.mcmc.finite import gibbs_matrix as gibbs_matrix
 from probjax.mcmc.finite import mh_matrix as mh_matrix
@@ -50,6 +58,14 @@ from probjax.mcmc.mh import MHState as MHState
 from probjax.mcmc.mh import RejectionSample as RejectionSample
 from probjax.mcmc.mh import metropolis_hastings as metropolis_hastings
 from probjax.mcmc.mh import rejection_sample as rejection_sample
+from probjax.mcmc.microcanonical import MAMSInfo as MAMSInfo
+from probjax.mcmc.microcanonical import MCLMCInfo as MCLMCInfo
+from probjax.mcmc.microcanonical import MicrocanonicalParams as MicrocanonicalParams
+from probjax.mcmc.microcanonical import MicrocanonicalTrace as MicrocanonicalTrace
+from probjax.mcmc.microcanonical import mams_kernel as mams_kernel
+from probjax.mcmc.microcanonical import mams_warmup as mams_warmup
+from probjax.mcmc.microcanonical import mclmc_kernel as mclmc_kernel
+from probjax.mcmc.microcanonical import mclmc_warmup as mclmc_warmup
 from probjax.mcmc.reducers import Reducer as Reducer
 from probjax.mcmc.reducers import counts as counts
 from probjax.mcmc.reducers import covariance as covariance
@@ -60,3 +76,16 @@ from probjax.mcmc.runs import Run as Run
 from probjax.mcmc.runs import progress as progress
 from probjax.mcmc.runs import restore_run as restore_run
 from probjax.mcmc.runs import save_run as save_run
+from probjax.mcmc.tempering import Level as Level
+from probjax.mcmc.tempering import TemperingInfo as TemperingInfo
+from probjax.mcmc.tempering import TemperingState as TemperingState
+from probjax.mcmc.tempering import communication_barrier as communication_barrier
+from probjax.mcmc.tempering import equalised_ladder as equalised_ladder
+from probjax.mcmc.tempering import geometric_ladder as geometric_ladder
+from probjax.mcmc.tempering import parallel_tempering as parallel_tempering
+from probjax.mcmc.warmup import Warmup as Warmup
+from probjax.mcmc.warmup import WarmupTrace as WarmupTrace
+from probjax.mcmc.warmup import chees_warmup as chees_warmup
+from probjax.mcmc.warmup import meads_warmup as meads_warmup
+from probjax.mcmc.warmup import pooled_warmup as pooled_warmup
+from probjax.mcmc.warmup import window_warmup as window_warmup

@@ -21,14 +21,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import blackjax
-import jax
 import jax.numpy as jnp
 from blackjax.base import SamplingAlgorithm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from probjax.core import checks
-from probjax.core.keys import as_key
+from probjax.core.keys import raw_key
 
 LogDensityFn = Callable[[Any], Array]
 """Log density of one position, up to a constant: a scalar."""
@@ -93,6 +92,7 @@ def bind(kernel: Kernel, params: Any) -> SamplingAlgorithm:
         TypeError: `kernel` is not a `Kernel`.
 
     Example:
+        >>> import jax
         >>> kernel = nuts_kernel(lambda x: -0.5 * jnp.sum(x**2))
         >>> algorithm = bind(kernel, {"step_size": 0.5, "inverse_mass_matrix": jnp.ones(2)})
         >>> state, info = algorithm.step(jax.random.key(0), algorithm.init(jnp.ones(2)))
@@ -133,6 +133,7 @@ def hmc_kernel(
         ValueError: `num_steps < 1`, or a `divergence_threshold` that is not positive.
 
     Example:
+        >>> import jax
         >>> kernel = hmc_kernel(lambda x: -0.5 * jnp.sum(x**2), 3)
         >>> params = HMCParams(0.3, jnp.ones(2))
         >>> _, info = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(2), params), params)
@@ -173,6 +174,7 @@ def nuts_kernel(
         ValueError: `max_num_doublings < 1`, or a `divergence_threshold` that is not positive.
 
     Example:
+        >>> import jax
         >>> kernel = nuts_kernel(lambda x: -0.5 * jnp.sum(x**2))
         >>> params = HMCParams(0.3, jnp.ones(2))
         >>> _, info = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(2), params), params)
@@ -198,6 +200,7 @@ def info_view(info: Any) -> InfoView:
         The common fields; what the info does not tell is NaN or false.
 
     Example:
+        >>> import jax
         >>> algorithm = blackjax.mala(lambda x: -0.5 * jnp.sum(x**2), 0.1)
         >>> _, info = algorithm.step(jax.random.key(0), algorithm.init(jnp.ones(2)))
         >>> view = info_view(info)
@@ -248,12 +251,6 @@ def _hamiltonian(logdensity_fn: Any, kernel: Any, length: int, *, vma_clean: boo
         checks.positive("step_size", params.step_size)
         step_size = jnp.asarray(params.step_size, state.logdensity.dtype)
         metric = params.inverse_mass_matrix
-        return kernel(_plain(as_key(key)), state, logdensity_fn, step_size, metric, length)
+        return kernel(raw_key(key), state, logdensity_fn, step_size, metric, length)
 
     return Kernel(init, step, vma_clean)
-
-
-def _plain(key: Any) -> Any:
-    """The same stream as old-style key: BlackJAX's NUTS selects among keys it has used."""
-    default = jax.eval_shape(jax.random.key, 0).dtype
-    return jax.random.key_data(key) if key.dtype == default else key

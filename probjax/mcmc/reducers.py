@@ -341,11 +341,12 @@ def counts() -> Reducer:
         del step
         view = info_view(info)
         steps = acc.steps + 1
-        rate = view.acceptance_rate.astype(jnp.float32)
-        if hasattr(info, "acceptance_rate"):
-            rate = jnp.where(jnp.isfinite(rate), rate, jnp.zeros_like(rate))
-        rate = acc.acceptance_rate + (rate - acc.acceptance_rate) / steps.astype(jnp.float32)
         bad = view.is_nonfinite | ~trees.all_finite(getattr(state, "position", state))
+        # What went wrong was not accepted; what cannot be accepted or refused stays NaN.
+        rate = view.acceptance_rate.astype(jnp.float32)
+        refused = (bad | view.is_divergent) & ~jnp.isfinite(rate)
+        rate = jnp.where(refused, jnp.zeros_like(rate), rate)
+        rate = acc.acceptance_rate + (rate - acc.acceptance_rate) / steps.astype(jnp.float32)
         # A kernel that tells nothing of acceptance gets -1 a step, which `finalize` makes NaN.
         taken = view.is_accepted.astype(jnp.int32) if hasattr(info, "is_accepted") else -1
         return Counts(

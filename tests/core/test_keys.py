@@ -38,6 +38,19 @@ def test_old_keys_give_the_same_streams():
         keys.as_key(jnp.zeros(2))
 
 
+def test_raw_keys_are_the_same_stream_and_name_their_implementation():
+    key = jax.random.key(9)
+    np.testing.assert_array_equal(keys.raw_key(key), jax.random.PRNGKey(9))
+    np.testing.assert_array_equal(keys.raw_key(jax.random.PRNGKey(9)), jax.random.PRNGKey(9))
+    draws = [
+        jax.random.normal(k, (3,))
+        for k in (keys.item_key(key, 1), keys.raw_key(keys.item_key(key, 1)))
+    ]
+    np.testing.assert_array_equal(*draws)
+    other = jax.random.key(9, impl="rbg")
+    assert keys.raw_key(other).dtype == other.dtype
+
+
 def test_streams_differ_and_the_table_is_frozen_in_order():
     assert list(keys.STREAMS.values()) == list(range(len(keys.STREAMS)))
     key = jax.random.key(0)

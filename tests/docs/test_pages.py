@@ -10,7 +10,20 @@ DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "node_modules" not in page.parts)
 METHOD_PAGES = [
     "score/denoising.md",
-    *(f"mcmc/{name}.md" for name in ("langevin", "mala", "mh", "gibbs", "hamiltonian")),
+    *(
+        f"mcmc/{name}.md"
+        for name in (
+            "langevin",
+            "mala",
+            "mh",
+            "gibbs",
+            "hamiltonian",
+            "nuts",
+            "tempering",
+            "warmup",
+            "microcanonical",
+        )
+    ),
 ]
 SECTIONS = [
     "What problem this solves",
