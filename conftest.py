@@ -27,7 +27,7 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 # Without optimisation XLA compiles a small program three times as fast.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
-hypothesis.settings.register_profile("probjax", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("probjax", deadline=None, max_examples=15)
 hypothesis.settings.load_profile("probjax")
 
 

@@ -7,9 +7,9 @@ leaves a bias. `mams_kernel` is its adjusted form, whose trajectories are accept
 >>> from probjax import mcmc
 >>> logdensity_fn = lambda x: -0.5 * jnp.sum(x**2)
 >>> kernel = mcmc.mams_kernel(logdensity_fn)
->>> states, params, trace = mcmc.mams_warmup(
-...     jax.random.key(0), logdensity_fn, jnp.ones((16, 10)), 300)
->>> run = mcmc.run_chains(jax.random.key(1), kernel, states, 300, params=params,
+>>> params = mcmc.MicrocanonicalParams(4.0, 2.0, jnp.ones(10))
+>>> states = mcmc.init_chains(kernel, jnp.ones((16, 10)), params=params)
+>>> run = mcmc.run_chains(jax.random.key(1), kernel, states, 50, params=params,
 ...                       reducers=(mcmc.counts(),))
 >>> print(bool(run.reduced[0].acceptance_rate > 0.8))
 True

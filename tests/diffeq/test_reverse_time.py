@@ -78,7 +78,14 @@ def fokker_planck_gap(sde, log_density, t, x, *, backwards):
     return float((slope + divergence - sign * 0.5 * curvature) / p(t, x))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ornstein-uhlenbeck", marks=pytest.mark.slow),
+        pytest.param("geometric, diagonal", marks=pytest.mark.slow),
+        *(name for name in CASES if name not in ("ornstein-uhlenbeck", "geometric, diagonal")),
+    ],
+)
 def test_marginals_are_kept_backwards_at_any_stochasticity(x64, name):
     sde, log_density, x = CASES[name]
     x = x.astype(jnp.float64)

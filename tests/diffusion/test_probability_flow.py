@@ -76,6 +76,7 @@ def test_evaluations_are_counted_and_the_end_is_denoised():
     assert int(tight.num_evaluations) > int(solution.num_evaluations)
 
 
+@pytest.mark.slow
 def test_each_sample_takes_its_own_steps_on_a_mesh():
     denoiser = gaussian_denoiser(jnp.asarray(MEAN, jnp.float32), jnp.diag(jnp.array([4.0, 0.25])))
 

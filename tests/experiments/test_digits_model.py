@@ -34,6 +34,7 @@ def drawn():
     }
 
 
+@pytest.mark.slow
 def test_three_samplers_follow_one_path(drawn):
     """The exact flow of a Gaussian scales each direction; first order is allowed 2 %."""
     start = CONFIG.max_noise_scale * row_normal(
@@ -74,6 +75,7 @@ def test_scaling_goes_there_and_back():
     np.testing.assert_array_equal(scaling.images(rows, train.levels), train.images)
 
 
+@pytest.mark.slow
 def test_a_fresh_objective_loses_one_for_each_pixel():
     """The raw network starts at zero, so EDM's weighted error is 1 a pixel in expectation."""
     train = datasets.load_digits()
@@ -92,7 +94,10 @@ def collectives(compiled):
     return set(re.findall(names, compiled.as_text()))
 
 
-@pytest.mark.parametrize(("tile", "declared"), [(None, {"all-reduce"}), (8, {"all-gather"})])
+@pytest.mark.parametrize(
+    ("tile", "declared"),
+    [(None, {"all-reduce"}), pytest.param(8, {"all-gather"}, marks=pytest.mark.slow)],
+)
 def test_the_training_step_has_the_declared_collectives(tile, declared):
     mesh, config = sharding.make_mesh(4), digits_model.TrainingConfig()
     net = digits_model.make_network(digits_model.NetworkConfig(width=8, num_blocks=1))

@@ -234,12 +234,14 @@ def test_runs_to_review(good):
     fails(opposite.astype(jnp.float32), "at its cap", verdict="review")
 
 
+@pytest.mark.slow
 def test_signs_have_a_constant_square():
     """A coordinate of -1 and 1 is no constant chain, though its square is."""
     draws = jax.random.rademacher(jax.random.key(8), (4, 1000, 1), jnp.float32)
     assert quality_gate(draws, None)["verdict"] == "pass"
 
 
+@pytest.mark.slow
 def test_short_chains_are_judged_between_chains():
     rng = np.random.default_rng(9)
     draws = jnp.asarray(autoregressive(rng, (2048, 10, 2), 0.5), jnp.float32)

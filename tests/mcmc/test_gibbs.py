@@ -82,7 +82,9 @@ def as_columns(position):
     return np.stack([np.asarray(position["x"]), np.asarray(position["y"])], axis=-1)
 
 
-@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize(
+    "scan", [SCANS[0], *(pytest.param(scan, marks=pytest.mark.slow) for scan in SCANS[1:])]
+)
 def test_one_step_leaves_a_pair_of_normals(scan):
     exact, within = gibbs(PAIR, scan=scan), gibbs(WITHIN, scan=scan)
     starts = exact_pairs(jax.random.key(0), checks.CHAINS)
@@ -159,6 +161,7 @@ def test_transitions_are_counted_as_the_matrices_say():
     checks.check_counts(table_counts(corrected), matrix)
 
 
+@pytest.mark.slow
 def test_systematic_scan_fails_reversibility_where_it_should():
     """Positive control: the lopsided two-by-two table, its flow 0.0533 one way round."""
     table = np.array([[0.4, 0.1], [0.2, 0.3]])
@@ -226,6 +229,7 @@ def test_old_values_of_updated_blocks_are_seen_by_the_covariance():
         check_covariance(after_sweeps(parallel_step(PAIR)))
 
 
+@pytest.mark.slow
 def test_uncorrected_parallel_draws_forget_the_correlation():
     """Unit variances and covariance zero, as the product of the marginals has."""
     kernel = parallel_step(PAIR)

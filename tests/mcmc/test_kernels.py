@@ -28,7 +28,7 @@ def nuts_pair(metric):
 
 
 @pytest.mark.parametrize("pair", [hmc_pair, nuts_pair])
-@pytest.mark.parametrize("shape", [(2,), (2, 2)])
+@pytest.mark.parametrize("shape", [(2,), pytest.param((2, 2), marks=pytest.mark.slow)])
 def test_equal_blackjax_for_one_key(x64, pair, shape):
     metric = jnp.asarray(METRIC if shape == (2,) else MATRIX, jnp.float64)
     ours, theirs = pair(metric)

@@ -212,6 +212,7 @@ def test_one_leapfrog_step_is_one_proposal(x64, monkeypatch):
     np.testing.assert_allclose(np.log(info.acceptance_rate), change, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_unadjusted_chain_is_gone():
     """N(0, 4), step 0.8: without the accept step the variance is 4.444."""
     kernel = mala(lambda x: -jnp.sum(x**2) / 8, 0.8)
@@ -226,6 +227,7 @@ def test_the_bias_of_the_unadjusted_chain_is_gone():
     assert abs(x.var() - 4) < 5 * error < 0.444
 
 
+@pytest.mark.slow
 def test_preconditioning_is_a_linear_change_of_space(x64, reuse_keys):
     matrix = jnp.array([[2.0, 0.6], [0.6, 0.5]])
     root = jnp.linalg.cholesky(matrix)

@@ -74,6 +74,7 @@ def test_mams_equals_blackjax_for_one_key(x64):
     assert not np.array_equal(got.position, x)
 
 
+@pytest.mark.slow
 def test_gradients_told_are_gradients_made():
     seen = []
 
@@ -152,6 +153,7 @@ def spread(make, num_devices):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mcmc.mclmc_kernel, mcmc.mams_kernel])
 def test_the_same_chains_on_devices(make):
     one, four = spread(make, 1), spread(make, 4)

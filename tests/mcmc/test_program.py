@@ -31,6 +31,7 @@ def slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ula", "rmh", "hmc", *slow("mala", "nuts")])
 def test_devices_do_not_change_a_chain(name):
     whole = walks.sampled(name, 1, 200)

@@ -135,6 +135,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 def test_the_matrix_kills(monkeypatch):
     betas, size, repeats = (1.0, 0.3), len(LOG_WEIGHTS), 5_000
     factors = []
@@ -336,6 +337,7 @@ def test_what_is_no_number_is_flagged_and_stays_hot():
     assert not np.isnan(ratio).any()
 
 
+@pytest.mark.slow
 def test_gradients_told_are_gradients_made():
     seen = []
 
@@ -372,6 +374,7 @@ SPREAD = mcmc.parallel_tempering(
 )
 
 
+@pytest.mark.slow
 def test_the_same_ladders_on_devices():
     one, four = spread(1), spread(4)
     jax.tree.map(

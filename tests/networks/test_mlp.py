@@ -29,7 +29,7 @@ def test_mlp_is_its_formula():
     np.testing.assert_allclose(net.apply(params, x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 64])
+@pytest.mark.parametrize("dim", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 64])
 def test_rows_do_not_influence_each_other(dim):
     net = DenoisingMLP(width=16, num_blocks=2)
     apply = jax.jit(net.apply)

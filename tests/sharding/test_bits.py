@@ -40,6 +40,7 @@ def test_one_two_four_and_eight_devices_give_the_same_bits(tile):
         np.testing.assert_array_equal(outs[0], other)
 
 
+@pytest.mark.slow
 def test_annealed_langevin_with_a_perceptron_hashes_alike():
     """Key, network, ladder and loop as a user would put them together."""
     net = networks.DenoisingMLP(width=32, num_blocks=2)

@@ -95,6 +95,7 @@ def test_rows_are_items_in_blocks(tile):
     ).shape == (0, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.bits
 def test_more_items_leave_the_first_ones_alone():
     mesh = sharding.make_mesh(2)

@@ -18,6 +18,13 @@ _spec = importlib.util.spec_from_file_location(
 checks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checks)
 
+# Those whose density is a sum over many points compile for seconds; they have test files too.
+CHECKERBOARD, *OTHERS = (
+    pytest.param(name, marks=pytest.mark.slow) for name in ("checkerboard", "rings", "two_spirals")
+)
+PLAIN = [name for name in targets.NAMES if name not in ("checkerboard", "rings", "two_spirals")]
+NAMES = [*PLAIN, *OTHERS, CHECKERBOARD]
+
 SQUARE = ((-7.0, -7.0), (7.0, 7.0), (150, 150))
 BOXES = {
     "gaussian": ((-9.0, -9.0), (11.0, 5.0), (120, 120)),
@@ -63,7 +70,7 @@ def compiled(name):
     return Compiled(make(name))
 
 
-@pytest.mark.parametrize("name", targets.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_density_score_and_draws_are_of_one_law(name, x64):
     functions = compiled(name)
     if name in BOXES:
@@ -75,7 +82,7 @@ def test_density_score_and_draws_are_of_one_law(name, x64):
     checks.draws_follow_density(functions.log_density, draws, HISTOGRAMS[name], 0.3)
 
 
-@pytest.mark.parametrize("name", [name for name in targets.NAMES if name != "checkerboard"])
+@pytest.mark.parametrize("name", NAMES[:-1])
 def test_without_noise_too(name, x64):
     target = make(name)
     gradient = jax.vmap(jax.grad(target.log_density))
@@ -84,7 +91,7 @@ def test_without_noise_too(name, x64):
     checks.score_is_gradient(lambda x, _: score, lambda x, _: gradient, x, 0.0)
 
 
-@pytest.mark.parametrize("name", targets.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_large_noise_pulls_to_the_mean_like_one_gaussian(name, x64):
     """At noise s far above the data's spread, s^2 * score tends to E[x0] - x."""
     functions, scale = compiled(name), 1e4
@@ -95,7 +102,7 @@ def test_large_noise_pulls_to_the_mean_like_one_gaussian(name, x64):
     assert jnp.all(jnp.abs(pulled - mean) < 5 * spread / 20_000**0.5 + 1e-3 * (1 + spread))
 
 
-@pytest.mark.parametrize("name", targets.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_far_from_the_mass_by_row_and_beside_a_bad_row(name):
     target = make(name)
     score, log_density = jax.jit(target.score), jax.jit(target.log_density)
@@ -125,6 +132,7 @@ def test_batch_shapes_and_narrow_types():
     assert target.log_density(jnp.zeros((0, 2)), 0.5).shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["funnel", "two_spirals", "gaussian"])
 def test_shard_map_with_vma_check_and_no_collective(name):
     target = make(name)

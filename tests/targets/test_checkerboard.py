@@ -35,6 +35,7 @@ def test_no_noise_no_score():
     assert target.sample(jax.random.key(0), 3).shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_blur_of_its_own_is_noise():
     sharp, blurred = targets.checkerboard(), targets.checkerboard(scale=0.3)
     x = sharp.sample(jax.random.key(0), 10)

@@ -30,6 +30,7 @@ def test_noised_density_against_scipy(x, noise_scale, x64):
     np.testing.assert_allclose(score[1:], -np.array(x[1:]) * inverse, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_traced_zero_noise_is_the_closed_form():
     x = TARGET.sample(jax.random.key(0), 40)
     close = {"rtol": 2e-4, "atol": 1e-4}

@@ -88,7 +88,13 @@ def is_ported(values, gradients, model):
     np.testing.assert_allclose(np.linalg.norm(gradients[1]), norm, rtol=tolerance)
 
 
-@pytest.mark.parametrize("model", PORTS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, marks=pytest.mark.slow) if model == "lotka_volterra" else model
+        for model in PORTS
+    ],
+)
 def test_density_and_gradient_are_those_of_the_port(model, x64):
     values, gradients = compiled(model)(points(model))
     is_ported(values, gradients, model)

@@ -22,6 +22,7 @@ def test_density_against_a_sum_over_angles(x64):
     )
 
 
+@pytest.mark.slow
 def test_centre_has_a_finite_second_derivative(x64):
     target = targets.rings(radii=[1.0], scale=0.5)
     jacobian = jax.jacfwd(target.score)(jnp.zeros(2))

@@ -42,6 +42,7 @@ def twin_errors(check, spoil=lambda model: None, loss=torch_digits.loss_fn):
     return training._errors(answers, check.truth)
 
 
+@pytest.mark.slow
 def test_the_twin_is_the_same_function(check, one_thread):
     assert max(twin_errors(check).values()) < 1e-4
     assert max(check.errors.values()) < 1e-4
@@ -118,6 +119,7 @@ def test_both_train_and_are_timed(check, one_thread):
     assert found["reference"] == "peer" and ours["ratio"][1] > 0
 
 
+@pytest.mark.slow
 def test_the_twin_learns(one_thread):
     """A constant image without noise of its own: the loss falls."""
     model = torch_digits.DenoisingMixer(
