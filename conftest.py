@@ -40,6 +40,11 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
 
+def pytest_sessionfinish():
+    """Spare the end of a session several walks over all traces to collect nothing."""
+    gc.freeze()
+
+
 class FencedDocTestParser(doctest.DocTestParser):
     """Blanks Markdown fence lines, which doctest would read as expected output."""
 

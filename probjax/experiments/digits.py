@@ -27,7 +27,14 @@ from probjax.experiments.digits_model import (
     measure_scaling,
     samplers,
 )
-from probjax.experiments.runs import Context, UserError, write_json, write_text
+from probjax.experiments.runs import (
+    Context,
+    UserError,
+    environment,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +78,10 @@ def run(config: Config, context: Context) -> str:
             **log.records[-1],
         },
         "sha256": {
-            "parameters": digits_quality.sha256(state.average),
-            "samples": digits_quality.sha256(images),
+            "parameters": sha256(state.average),
+            "samples": sha256(images),
         },
-        "environment": digits_quality.environment(context.mesh),
+        "environment": environment(context.mesh),
     }
     np.savez_compressed(context.folder / "samples.npz", **images)
     write_json(context.folder / "metrics.json", record)

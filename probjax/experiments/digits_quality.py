@@ -8,17 +8,13 @@
 ['Gaussian baseline', 'real digits']
 """
 
-import hashlib
-import platform
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-import probjax
 from probjax import datasets, metrics
 
 
@@ -122,51 +118,6 @@ def gaussian_baseline(train: datasets.Images, num_samples: int, *, seed: int) ->
     draws = generator.multivariate_normal(spread.mean(0), np.cov(spread.T), num_samples)
     draws = jnp.asarray(draws, jnp.float32).reshape(num_samples, *train.images.shape[1:])
     return np.asarray(datasets.quantise(draws, train.levels))
-
-
-def environment(mesh: Mesh) -> dict[str, Any]:
-    """Tell on what a run ran.
-
-    Args:
-        mesh: its devices.
-
-    Returns:
-        JSON-ready backend, devices, processes and versions.
-
-    Example:
-        >>> from probjax import sharding
-        >>> environment(sharding.make_mesh(2))["devices"]
-        2
-    """
-    device = mesh.devices.flat[0]
-    return {
-        "backend": device.platform,
-        "device": device.device_kind,
-        "devices": mesh.size,
-        "processes": jax.process_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "probjax": probjax.__version__,
-    }
-
-
-def sha256(tree: Any) -> str:
-    """Hash every bit of a pytree of arrays.
-
-    Args:
-        tree: the arrays.
-
-    Returns:
-        The hexadecimal digest over the leaves in order.
-
-    Example:
-        >>> sha256([np.zeros(2)]) == sha256([np.zeros(2), np.zeros(0)])
-        True
-    """
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        total.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
-    return total.hexdigest()
 
 
 def _flat(images: Any) -> np.ndarray:

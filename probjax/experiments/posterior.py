@@ -16,9 +16,16 @@ from jax.sharding import PartitionSpec as P
 from probjax import mcmc, sharding
 from probjax.core import stream
 from probjax.experiments import posterior_problems, posterior_quality, posterior_report
-from probjax.experiments.digits_quality import environment, sha256
 from probjax.experiments.posterior_samplers import SAMPLERS, Sampler, Size, warm_up
-from probjax.experiments.runs import Context, Log, UserError, write_json, write_text
+from probjax.experiments.runs import (
+    Context,
+    Log,
+    UserError,
+    environment,
+    sha256,
+    write_json,
+    write_text,
+)
 from probjax.sharding import checkpoints
 
 

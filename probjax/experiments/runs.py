@@ -12,13 +12,17 @@ runs/digits-0001/
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import platform
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 import probjax
@@ -204,6 +208,51 @@ class Log:
         self.records.append(record)
         with self._path.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
+
+
+def environment(mesh: Mesh) -> dict[str, Any]:
+    """Tell on what a run ran.
+
+    Args:
+        mesh: its devices.
+
+    Returns:
+        JSON-ready backend, devices, processes and versions.
+
+    Example:
+        >>> from probjax import sharding
+        >>> environment(sharding.make_mesh(2))["devices"]
+        2
+    """
+    device = mesh.devices.flat[0]
+    return {
+        "backend": device.platform,
+        "device": device.device_kind,
+        "devices": mesh.size,
+        "processes": jax.process_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "probjax": probjax.__version__,
+    }
+
+
+def sha256(tree: Any) -> str:
+    """Hash every bit of a pytree of arrays.
+
+    Args:
+        tree: the arrays.
+
+    Returns:
+        The hexadecimal digest over the leaves in order.
+
+    Example:
+        >>> sha256([np.zeros(2)]) == sha256([np.zeros(2), np.zeros(0)])
+        True
+    """
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        total.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
+    return total.hexdigest()
 
 
 def _next_free(name: str) -> pathlib.Path:

@@ -110,6 +110,7 @@ def test_the_exact_denoiser_is_a_stationary_point(x64):
     assert abs(slope(0.9).mean()) > 5 * error
 
 
+@pytest.mark.slow
 def test_rows_draw_for_themselves():
     keys = item_keys(jax.random.key(0), 6)
     x0 = jax.random.normal(jax.random.key(1), (6, 3))

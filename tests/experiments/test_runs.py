@@ -4,8 +4,11 @@ import dataclasses
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from probjax import sharding
 from probjax.experiments import runs
 
 
@@ -70,3 +73,10 @@ def test_writing_replaces_whole_files(tmp_path):
         runs.write_json(path, value)
         assert json.loads(path.read_text()) == value
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_hashes_see_one_bit_and_environments_tell_the_mesh():
+    x = jnp.arange(4.0)
+    assert runs.sha256(x) != runs.sha256(x.at[2].add(jnp.float32(1e-6)))
+    found = runs.environment(sharding.make_mesh(4))
+    assert found["devices"] == 4 and found["backend"] == "cpu" and found["jax"] == jax.__version__

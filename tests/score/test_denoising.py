@@ -283,6 +283,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_rows_stand_alone(reuse_keys, name):
     """A key per row: no row feels the batch, its order, a NaN beside it or the devices."""

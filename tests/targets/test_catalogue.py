@@ -19,11 +19,9 @@ checks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checks)
 
 # Those whose density is a sum over many points compile for seconds; they have test files too.
-CHECKERBOARD, *OTHERS = (
-    pytest.param(name, marks=pytest.mark.slow) for name in ("checkerboard", "rings", "two_spirals")
-)
-PLAIN = [name for name in targets.NAMES if name not in ("checkerboard", "rings", "two_spirals")]
-NAMES = [*PLAIN, *OTHERS, CHECKERBOARD]
+DEAR = ("banana", "rings", "two_spirals", "checkerboard")
+NAMES = [name for name in targets.NAMES if name not in DEAR]
+NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in DEAR]
 
 SQUARE = ((-7.0, -7.0), (7.0, 7.0), (150, 150))
 BOXES = {
@@ -122,6 +120,7 @@ def test_float32_far_from_the_mass_by_row_and_beside_a_bad_row(name):
     assert jnp.isnan(beside[1]).any()
 
 
+@pytest.mark.slow
 def test_batch_shapes_and_narrow_types():
     target = targets.two_modes()
     x, scales = target.sample(jax.random.key(0), 6), jnp.linspace(0.2, 2, 6)
@@ -153,6 +152,7 @@ def test_shard_map_with_vma_check_and_no_collective(name):
     assert not any(word in hlo for word in ("all-reduce", "all-gather", "all-to-all", "permute("))
 
 
+@pytest.mark.slow
 def test_rows_of_a_sample_depend_on_their_index_only():
     target = targets.eight_gaussians()
     few, many = (target.sample(jax.random.key(5), n, 0.5) for n in (3, 7))

@@ -34,6 +34,7 @@ def test_density_and_its_gradient_are_those_of_scipy(x64):
     assert np.linalg.norm(slopes[0] - np.array(numeric)) < 1e-5 * np.linalg.norm(numeric)
 
 
+@pytest.mark.slow
 def test_where_there_is_no_solution_the_density_vanishes():
     one = targets.lotka_volterra(max_steps=2)
     value, slope = jax.jit(jax.value_and_grad(one.logdensity_fn))(jnp.zeros(8))

@@ -59,6 +59,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_check_sees_another_network(name, check, one_thread):
     assert max(twin_errors(check, MUTANTS[name]).values()) > 1e-3
