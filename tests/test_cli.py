@@ -85,6 +85,7 @@ def test_mistakes_are_one_line(capsys, words, parts):
     assert len(complains(capsys, words, *parts)) == 1
 
 
+@pytest.mark.slow
 def test_a_plain_terminal_gets_the_same_line():
     """Where the terminal knows no box drawing, tyro draws its box in ASCII."""
     words = ["run", "digits", "--config.sead", "1"]

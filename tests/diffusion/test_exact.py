@@ -26,6 +26,7 @@ def test_gaussian_denoiser_is_the_conditional_mean(x64, noise_scale):
     np.testing.assert_allclose(denoised, expected, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_mixture_denoiser_is_tweedie_of_the_noised_density(x64):
     means = jnp.array([[-2.0, 1.0], [3.0, 0.0], [0.0, -4.0]])
     scales, weights = jnp.array([0.5, 1.5, 0.0]), jnp.array([1.0, 3.0, 0.5])

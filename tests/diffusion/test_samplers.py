@@ -108,6 +108,7 @@ def quarter(x, noise_scale):
     return 0.25 / (0.25 + noise_scale**2) * x
 
 
+@pytest.mark.slow
 def test_exact_law_of_ancestral_sampling(x64, reuse_keys):
     """Data N(0, 1/4), ten Karras scales: 0.0911..., far from 0.25."""
     algorithm = ancestral(quarter, karras_noise_scales(10), final="keep")

@@ -50,6 +50,7 @@ def test_three_samplers_follow_one_path(drawn):
     assert error("ancestral") > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Heun", "DDIM", "probability flow", "ancestral"])
 def test_draws_have_the_law_of_the_data(drawn, name):
     x = np.asarray(drawn[name][0], np.float64)

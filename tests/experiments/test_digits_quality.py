@@ -20,6 +20,7 @@ def rows():
     return {row["sampler"]: row for row in found["rows"]}
 
 
+@pytest.mark.slow
 def test_copies_are_seen_as_copies_and_as_real(rows):
     assert rows["copies"]["copies"] == 500
     assert rows["copies"]["nearest_below_1_percent"] == 1.0

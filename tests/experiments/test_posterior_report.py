@@ -82,6 +82,7 @@ def test_cost_divides_by_what_was_spent():
     assert found["ess_per_second_with_warmup_and_compilation"] == 100
 
 
+@pytest.mark.slow
 def test_the_table_knows_a_shifted_mean():
     """z is in units of the error of both means, here of 10,000 independent draws each."""
     draws = np.random.default_rng(0).normal(size=(4, 2500, 1))

@@ -244,6 +244,7 @@ def test_rare_events():
     assert abs(count - 100) < 5 * np.sqrt(100)
 
 
+@pytest.mark.slow
 def test_old_keys_narrow_types_and_keys_for_each_row(reuse_keys):
     logits = jax.random.normal(jax.random.key(14), (5, 9))
     new, old = jax.random.key(15), jax.random.PRNGKey(15)

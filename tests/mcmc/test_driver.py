@@ -197,6 +197,7 @@ def test_the_callers_arrays_stay():
     assert np.isfinite(start.states.position).all()
 
 
+@pytest.mark.slow
 def test_each_chain_with_its_own_parameters():
     scales = jnp.arange(1.0, 9.0) / 8
     own = walks.walk_run(params=scales, params_axis=0, mesh=sharding.make_mesh(2))
@@ -223,6 +224,7 @@ def test_pmap_twin():
         np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_explicit_meshes_axes_by_name_and_old_keys():
     explicit = jax.make_mesh((2,), ("chains",))
     assert explicit.axis_types == (AxisType.Explicit,)

@@ -387,6 +387,7 @@ def one_chain(key):
     )
 
 
+@pytest.mark.slow
 def test_chains_are_the_same_alone_in_a_batch_and_on_devices(reuse_keys):
     """A constant start and a key per chain pass the default VMA check without a collective."""
     keys = item_keys(jax.random.key(0), 8)

@@ -318,6 +318,7 @@ def test_keys_dtypes_and_errors(x64, reuse_keys):
         rejection_sample(jax.random.key(0), f, jax.random.normal, f, 0.0, -1)
 
 
+@pytest.mark.slow
 def test_rejection_is_exact_and_counts_its_violations(reuse_keys):
     """Beta(3, 2), density 12 x^2 (1 - x), under M = 16/9 times the uniform one."""
     log_p = lambda x: jnp.log(12.0) + 2 * jnp.log(x) + jnp.log1p(-x)

@@ -122,6 +122,7 @@ def test_the_first_direction():
     np.testing.assert_array_equal(kernel.init(jnp.zeros(2), None).momentum, [1, 0])
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_flagged_and_not_stored():
     """No number above 1: some chains run into it, and stay where they are."""
     broken = lambda x: jnp.where(x[0] > 1, jnp.nan, -0.5 * jnp.sum(x**2))

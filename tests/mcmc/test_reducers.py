@@ -125,6 +125,7 @@ def test_a_broken_chain_poisons_nothing(broken):
     assert np.isnan(out.reduced[2].means[np.array(broken)]).all()
 
 
+@pytest.mark.slow
 def test_on_any_number_of_devices():
     one = run(chain_means()).reduced
     for num in (2, 8):

@@ -105,6 +105,7 @@ def test_exchanges_and_moves_keep_the_product_law(x64, betas, prior):
     np.testing.assert_allclose(mcmc.stationary(turns), law, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "betas, prior, swap, parity, repeats",
     [

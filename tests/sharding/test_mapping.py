@@ -54,6 +54,7 @@ def test_tiles_give_the_same_bits_on_any_number_of_devices(num_items):
     assert len(set(hashes.values())) == 1, hashes
 
 
+@pytest.mark.slow
 def test_without_tiles_equal_up_to_rounding_and_to_plain_vmap():
     expected = jax.vmap(chain)(*inputs(13))
     for num in (1, 3, 8):

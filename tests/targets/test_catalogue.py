@@ -19,7 +19,7 @@ checks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(checks)
 
 # Those whose density is a sum over many points compile for seconds; they have test files too.
-DEAR = ("banana", "rings", "two_spirals", "checkerboard")
+DEAR = ("banana", "funnel", "rings", "two_spirals", "checkerboard")
 NAMES = [name for name in targets.NAMES if name not in DEAR]
 NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in DEAR]
 

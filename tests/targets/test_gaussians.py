@@ -60,6 +60,7 @@ def test_eight_gaussians_fisher_information(x64):
     assert abs(value - 7.75) < 0.05
 
 
+@pytest.mark.slow
 def test_tweedie_mean_by_bayes(x64):
     """x + s^2 score is the posterior mean: compare with a sum over many clean draws."""
     target = targets.two_modes()
