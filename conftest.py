@@ -76,3 +76,17 @@ def reuse_keys():
     """Some tests call one function twice with one key, and mean it."""
     with jax.debug_key_reuse(False):
         yield
+
+
+@pytest.fixture
+def compilations():
+    """What was compiled since the list was cleared: the seconds of each program."""
+    seen = []
+
+    def listener(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listener)

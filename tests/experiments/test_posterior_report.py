@@ -1,9 +1,8 @@
 """The posterior report shows verdict, reasons, worst parameters and cost."""
 
 import numpy as np
-import pytest
 
-from probjax.experiments import posterior_quality, posterior_report
+from probjax.experiments import posterior_report
 from probjax.mcmc.kernels import InfoView
 
 
@@ -68,26 +67,3 @@ def test_the_pair_plot_shows_divergent_steps():
     figure = posterior_report.pairs(["a", "b", "c"], draws, flags, [0, 2])
     crosses = figure.axes[2].get_lines()[1]
     assert crosses.get_xydata().tolist() == [[draws[1, 4, 0], draws[1, 4, 2]]]
-
-
-def test_cost_divides_by_what_was_spent():
-    gate = {"checks": {"bulk_ess": {"value": 600.0}}}
-    found = posterior_quality.cost(
-        gate,
-        gradients={"warmup": 1000.0, "sampling": 2000.0},
-        seconds={"warmup": 2.0, "sampling": 4.0, "steady": 3.0},
-    )
-    assert found["ess_per_gradient"] == 0.3 and found["ess_per_gradient_with_warmup"] == 0.2
-    assert found["ess_per_second"] == 200
-    assert found["ess_per_second_with_warmup_and_compilation"] == 100
-
-
-@pytest.mark.slow
-def test_the_table_knows_a_shifted_mean():
-    """z is in units of the error of both means, here of 10,000 independent draws each."""
-    draws = np.random.default_rng(0).normal(size=(4, 2500, 1))
-    truth = {"mean": [0.1], "sd": [1.0], "n_draws": 10_000}
-    (found,) = posterior_quality.table(["a"], draws.astype(np.float32), truth)
-    expected = (draws.mean() - 0.1) / (1e-4 * (1 + 10_000 / found["bulk_ess"])) ** 0.5
-    assert found["z"] == pytest.approx(expected, rel=0.1) and found["z"] < -4
-    assert found["q50"] == pytest.approx(np.median(draws), abs=1e-6)

@@ -59,20 +59,6 @@ def test_tiles_do_not_change_a_bit_of_these_either(name):
     same_bits(name)
 
 
-@pytest.fixture
-def compilations():
-    """Names of what was compiled since the list was cleared."""
-    seen = []
-
-    def listener(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listener)
-
-
 def test_one_compile_for_tuning_tails_and_resumes(compilations):
     entered = []
 

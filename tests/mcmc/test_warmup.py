@@ -190,50 +190,6 @@ def test_keys_by_chain_and_step_and_one_update_by_the_mean(x64):
     assert float(warmup.trace.acceptance_rate.max()) <= 0.75
 
 
-@pytest.fixture
-def compilations():
-    seen = []
-
-    def listener(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listener)
-
-
-def test_one_program_for_warm_up_and_one_for_what_follows(compilations):
-    mesh = sharding.make_mesh(2)
-
-    def go(seed, target):
-        starts = jax.random.normal(jax.random.key(seed), (8, 2))
-        warmup = pooled_warmup(
-            jax.random.key(seed), HMC, starts, 20, target_acceptance=target, mesh=mesh
-        )
-        run = mcmc.run_chains(
-            KEY, HMC, warmup.states, 3, params=warmup.params, mesh=mesh,
-            reducers=(mcmc.counts(),),
-        )  # fmt: skip
-        assert run.step == 3
-        return warmup
-
-    warmup = go(0, 0.8)
-    plan = warmup_programs.Plan(HMC, 20, "diag", *mcmc.program.layout(
-        warmup.states, mesh, None, 8, None), 8)  # fmt: skip
-    program = warmup_programs.pooled_program(plan)
-    assert program._cache_size() == 1
-    compilations.clear()
-    go(1, 0.7)
-    assert not compilations and program._cache_size() == 1
-    # Nothing of the adaptation is in what is sampled.
-    assert type(warmup.states) is blackjax.mcmc.hmc.HMCState
-    given = jnp.zeros((8, 2)), jnp.float32(0.8), jnp.float32(0.1)
-    text = program.lower(KEY, *given).compile().as_text()
-    assert "all-reduce" in text
-    assert not any(word in text for word in ("all-gather", "permute", "all-to-all"))
-
-
 @pytest.mark.slow
 def test_window_warmup_is_blackjax(x64):
     starts = jax.random.normal(jax.random.key(3), (2, 2))
