@@ -13,7 +13,8 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,8 @@ class Program(NamedTuple):
     """Tracing, lowering and compiling."""
     temporary_bytes: int | None = None
     """Peak temporary memory of one device; `None` where the contender cannot tell."""
+    figures: Mapping[str, tuple[float, float, float]] = types.MappingProxyType({})
+    """What else is told of it, more being better: smallest, median and largest over its keys."""
 
 
 class Contender(NamedTuple):
@@ -52,12 +55,15 @@ class Contender(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """What the fastest of the library's own contenders has to reach."""
+    """What the best of the library's own contenders has to reach."""
 
     kind: str
-    """`speed`: its speed over the reference's; `time`: its seconds over the reference's."""
+    """`speed`: its speed over a peer's; `time`: its seconds over a peer's; or the name of a figure:
+    its median over a peer's."""
     value: float
-    """Smallest allowed ratio of speeds, or largest allowed ratio of seconds."""
+    """Largest allowed ratio of seconds, or smallest allowed ratio of anything else."""
+    against: str | None = None
+    """How the peers' names begin, of which the best counts; `None`: the reference."""
 
 
 class Case(NamedTuple):
@@ -75,7 +81,7 @@ class Case(NamedTuple):
     """The library's own and the peers, in the order of the rounds."""
     tolerance: float
     """Largest error of a contender that still counts as doing this work."""
-    bar: Bar | None = None
+    bars: tuple[Bar, ...] = ()
     """What is to be reached, if anything."""
 
 
@@ -145,6 +151,7 @@ def measure(case: Case, effort: Effort, say: Callable[[str], None] = print) -> d
         say(f"{case.name}: round {number + 1} of {effort.rounds}")
 
     reference = _fastest(times, [n for n, (c, _) in ready.items() if c.peer and c.in_reference])
+    ratio_of = "time" if any(bar.kind == "time" for bar in case.bars) else "speed"
     rows = []
     for name, (contender, program) in ready.items():
         quartiles = _quartiles(times[name])
@@ -157,10 +164,13 @@ def measure(case: Case, effort: Effort, say: Callable[[str], None] = print) -> d
                 "throughput": _short(case.work / quartiles[1]),
                 "temporary_bytes": program.temporary_bytes,
                 "errors": {what: _short(error) for what, error in program.errors.items()},
-                "ratio": _ratio(times[name], times[reference], case.bar) if reference else None,
+                "figures": {
+                    what: [_short(value) for value in values]
+                    for what, values in program.figures.items()
+                },
+                "ratio": _ratio(times[name], times[reference], ratio_of) if reference else None,
             }
         )
-    own = _fastest(times, [name for name, (contender, _) in ready.items() if not contender.peer])
     return {
         "name": case.name,
         "description": case.description,
@@ -168,8 +178,8 @@ def measure(case: Case, effort: Effort, say: Callable[[str], None] = print) -> d
         "work": case.work,
         "rounds": len(next(iter(times.values()), [])),
         "reference": reference,
-        "ratio_of": case.bar.kind if case.bar else "speed",
-        "bar": _judge(case.bar, next((row for row in rows if row["name"] == own), None)),
+        "ratio_of": ratio_of,
+        "bars": [_judge(bar, rows, times, reference) for bar in case.bars],
         "contenders": rows,
         "absent": absent,
     }
@@ -235,21 +245,46 @@ def _fastest(times: dict[str, list[float]], names: list[str]) -> str | None:
     return min(names, key=lambda name: statistics.median(times[name]), default=None)
 
 
-def _ratio(own: list[float], other: list[float], bar: Bar | None) -> list[float]:
+def _ratio(own: list[float], other: list[float], kind: str) -> list[float]:
     """Quartiles of the ratios within each round."""
-    if bar is not None and bar.kind == "time":
+    if kind == "time":
         return _quartiles([mine / theirs for mine, theirs in zip(own, other, strict=True)])
     return _quartiles([theirs / mine for mine, theirs in zip(own, other, strict=True)])
 
 
-def _judge(bar: Bar | None, row: dict[str, Any] | None) -> dict[str, Any] | None:
-    if bar is None:
-        return None
-    met = None
-    if row is not None and row["ratio"] is not None:
-        middle = row["ratio"][1]
-        met = middle >= bar.value if bar.kind == "speed" else middle <= bar.value
-    return {"value": bar.value, "contender": row["name"] if row else None, "met": met}
+def _judge(
+    bar: Bar, rows: list[dict[str, Any]], times: dict[str, list[float]], reference: str | None
+) -> dict[str, Any]:
+    """Hold the best of our own against the best of the peers that the bar names."""
+
+    def best(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+        if bar.kind in ("speed", "time"):
+            name = _fastest(times, [row["name"] for row in rows])
+            return next((row for row in rows if row["name"] == name), None)
+        told = [row for row in rows if bar.kind in row["figures"]]
+        return max(told, key=lambda row: row["figures"][bar.kind][1], default=None)
+
+    own = best([row for row in rows if not row["peer"]])
+    if bar.against is None:
+        rivals = [row for row in rows if row["name"] == reference]
+    else:
+        rivals = [row for row in rows if row["peer"] and row["name"].startswith(bar.against)]
+    rival = best(rivals)
+    ratio = met = None
+    if own is not None and rival is not None:
+        if bar.kind in ("speed", "time"):
+            ratio = _ratio(times[own["name"]], times[rival["name"]], bar.kind)
+        else:
+            ratio = [_short(own["figures"][bar.kind][1] / rival["figures"][bar.kind][1])] * 3
+        met = ratio[1] <= bar.value if bar.kind == "time" else ratio[1] >= bar.value
+    return {
+        "kind": bar.kind,
+        "value": bar.value,
+        "against": rival["name"] if rival is not None else bar.against,
+        "contender": own["name"] if own is not None else None,
+        "ratio": ratio,
+        "met": met,
+    }
 
 
 def _quartiles(values: list[float]) -> list[float]:

@@ -94,12 +94,12 @@ def _machine(run: dict[str, Any]) -> str:
             case["description"],
             "",
         ]
-        lines += [f"{table.heading(case)}.", "", _line(table.HEADINGS)]
-        lines.append(_line(("---", *["---:"] * 4, "---", "---:")))
+        lines += [f"{table.heading(case)}.", "", _line(table.headings(case))]
+        numbers = ["---:"] * (len(table.headings(case)) - len(table.HEADINGS))
+        lines.append(_line(("---", *["---:"] * 4, "---", "---:", *numbers)))
         lines += [_line(row) for row in table.rows(case)]
         lines.append("")
-        if case["bar"] is not None:
-            sentence = table.verdict(case)
+        for sentence in table.verdicts(case):
             lines += [f"{sentence[0].upper()}{sentence[1:]}.", ""]
     return "\n".join(lines)
 

@@ -1,16 +1,18 @@
 """The JSON of one run: one process on one machine, never several in one file.
 
-    {"schema": 1,
+    {"schema": 2,
      "machine": {"cpu", "cores", "system", "backend", "device_kind", "devices"},
      "conditions": {"date", "commit", "load_before", "versions"},
      "cases": [{"name", "description", "unit", "work", "rounds", "reference", "ratio_of",
-                "bar": null or {"value", "contender", "met"},
+                "bars": [{"kind", "value", "against", "contender", "ratio", "met"}],
                 "contenders": [{"name", "peer", "compile_seconds", "run_seconds": [q1, median, q3],
                                 "throughput", "temporary_bytes", "errors": {what: error},
+                                "figures": {what: [smallest, median, largest]},
                                 "ratio": null or [q1, median, q3]}],
                 "absent": [{"name", "reason"}]}]}
 
-`run_seconds` are for `work` units; `ratio` is against the contender named by `reference`.
+`run_seconds` are for `work` units; `ratio` is against the contender named by `reference`, that of
+a bar against its own peer.
 """
 
 import json
@@ -18,7 +20,7 @@ import math
 import pathlib
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = pathlib.Path(__file__).parent / "results"
 
 _NUMBER = (int, float)
@@ -44,11 +46,18 @@ _CASE = {
     "rounds": int,
     "reference": (str, type(None)),
     "ratio_of": str,
-    "bar": (dict, type(None)),
+    "bars": list,
     "contenders": list,
     "absent": list,
 }
-_BAR = {"value": _NUMBER, "contender": (str, type(None)), "met": (bool, type(None))}
+_BAR = {
+    "kind": str,
+    "value": _NUMBER,
+    "against": (str, type(None)),
+    "contender": (str, type(None)),
+    "ratio": (list, type(None)),
+    "met": (bool, type(None)),
+}
 _CONTENDER = {
     "name": str,
     "peer": bool,
@@ -57,6 +66,7 @@ _CONTENDER = {
     "throughput": _NUMBER,
     "temporary_bytes": (int, type(None)),
     "errors": dict,
+    "figures": dict,
     "ratio": (list, type(None)),
 }
 _ABSENT = {"name": str, "reason": str}
@@ -74,8 +84,8 @@ def check(run: Any) -> dict[str, Any]:
         where = f"case {case['name']!r}"
         if case["ratio_of"] not in ("speed", "time"):
             raise ValueError(f"{where}: ratio_of must be speed or time, got {case['ratio_of']!r}")
-        if case["bar"] is not None:
-            _fields(case["bar"], f"{where}: bar", _BAR)
+        for bar in case["bars"]:
+            _fields(bar, f"{where}: bar", _BAR)
         for row in case["contenders"]:
             _fields(row, f"{where}: contender", _CONTENDER)
             _row(row, f"{where}: {row['name']!r}")
@@ -117,10 +127,11 @@ def _fields(record: Any, where: str, wanted: dict[str, Any]) -> None:
 def _row(row: dict[str, Any], where: str) -> None:
     if not row["errors"]:
         raise ValueError(f"{where} has a speed without an accuracy")
-    for field in ("run_seconds", "ratio"):
-        value = row[field]
+    threes = {"run_seconds": row["run_seconds"], "ratio": row["ratio"], **row["figures"]}
+    for field, value in threes.items():
         if value is not None and (len(value) != 3 or sorted(value) != value):
-            raise ValueError(f"{where}.{field} must be three quartiles, got {value}")
-    numbers = [*row["run_seconds"], row["throughput"], *row["errors"].values()]
+            raise ValueError(f"{where}.{field} must be three growing numbers, got {value}")
+    told = [value for values in row["figures"].values() for value in values]
+    numbers = [*row["run_seconds"], row["throughput"], *row["errors"].values(), *told]
     if not all(isinstance(x, _NUMBER) and math.isfinite(x) and x >= 0 for x in numbers):
         raise ValueError(f"{where} has a number that is negative or not finite")

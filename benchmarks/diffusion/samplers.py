@@ -104,7 +104,7 @@ def _case(config: digits.Config, sampler: str, steps: int, batch_size: int) -> C
     )
     return Case(
         f"diffusion/samplers: {sampler}", description, "samples", batch_size, contenders,
-        tolerance=pick(1e-3, 5e-2), bar=Bar("time", 1.05),
+        tolerance=pick(1e-3, 5e-2), bars=(Bar("time", 1.05),),
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def cases(config: digits.Config | None = None, chunk_size: int = 25) -> list[Cas
             chunk_size,
             tuple(contenders),
             tolerance=pick(1e-4, 2e-2),
-            bar=Bar("speed", 1.5),
+            bars=(Bar("speed", 1.5),),
         )
     ]
 

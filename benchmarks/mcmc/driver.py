@@ -96,5 +96,5 @@ def _case(chains: int, steps: int) -> Case:
     )
     return Case(
         f"mcmc/driver: {chains} chains", description, "chain steps", chains * steps, contenders,
-        tolerance=0.1, bar=Bar("time", 1.03),
+        tolerance=0.1, bars=(Bar("time", 1.03),),
     )  # fmt: skip

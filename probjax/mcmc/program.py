@@ -123,7 +123,8 @@ def _block(plan: Plan, states, accs, keys, params, start, stop):
 
     def one(key, step, state, accs, params):
         given = (params,) if isinstance(plan.algorithm, Kernel) else ()
-        state, info = plan.algorithm.step(step_key(key, step), state, *given)
+        with checks.only_concrete():
+            state, info = plan.algorithm.step(step_key(key, step), state, *given)
         pairs = zip(plan.reducers, accs, strict=True)
         accs = tuple(reducer.update(acc, state, info, step) for reducer, acc in pairs)
         return state, accs, plan.trace_fn(state, info) if plan.trace_fn else None
@@ -244,6 +245,7 @@ def on_host(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
+@jax.jit
 def owned(tree: Any) -> Any:
     """Copy arrays, so that they may be donated, with strong types, so that nothing recompiles.
 

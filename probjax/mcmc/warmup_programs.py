@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from probjax.core import checks
 from probjax.core.keys import item_keys, step_key, stream
 from probjax.core.trees import all_finite
 from probjax.mcmc.adaptation import mean_acceptance, pooled_adaptation
@@ -74,7 +75,8 @@ def pooled_program(plan: Plan) -> Callable[..., Any]:
             params = HMCParams(adapted.step_size, adapted.metric)
 
             def chain(key, state):
-                return kernel.step(step_key(key, t), state, params)
+                with checks.only_concrete():
+                    return kernel.step(step_key(key, t), state, params)
 
             states, info = jax.vmap(chain)(keys, states)
             view, fine, flat = info_view(info), jax.vmap(all_finite)(states), _flat(states.position)

@@ -90,9 +90,11 @@ def place(tree: Any, mesh: Mesh, spec: P) -> Any:
         2
     """
     sharding = NamedSharding(mesh, spec)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
 
     def one(leaf):
-        if isinstance(leaf, jax.core.Tracer) or sharding.is_fully_addressable:
+        if isinstance(leaf, jax.core.Tracer):
             return jax.device_put(leaf, sharding)
         leaf = jnp.asarray(leaf)
         if not leaf.is_fully_addressable:

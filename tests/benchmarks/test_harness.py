@@ -21,12 +21,12 @@ def sleeper(name, seconds, *, peer=False, errors=None, **fields):
     )
 
 
-def case(*contenders, bar=None):
-    return Case("topic/module", "Sleep.", "naps", 4.0, contenders, tolerance=1e-3, bar=bar)
+def case(*contenders, bars=()):
+    return Case("topic/module", "Sleep.", "naps", 4.0, contenders, tolerance=1e-3, bars=bars)
 
 
-def measured(*contenders, bar=None, effort=QUICK):
-    return harness.measure(case(*contenders, bar=bar), effort, say=lambda line: None)
+def measured(*contenders, bars=(), effort=QUICK):
+    return harness.measure(case(*contenders, bars=bars), effort, say=lambda line: None)
 
 
 def run_of(*cases):
@@ -46,7 +46,7 @@ def record():
         sleeper("slow peer", 0.1, peer=True),
         sleeper("peer", 0.06, peer=True),
         sleeper("foreign", 0.01, peer=True, requires="no_such_package"),
-        bar=Bar("speed", 1.2),
+        bars=(Bar("speed", 1.2),),
     )
 
 
@@ -64,17 +64,47 @@ def test_ratio_is_against_the_fastest_peer(record):
     assert record["reference"] == "peer"
     assert peer["ratio"] == [1, 1, 1]
     assert slow["ratio"][1] < 1 < ours["ratio"][1]
-    assert record["bar"] == {"value": 1.2, "contender": "ours", "met": True}
+    (bar,) = record["bars"]
+    assert bar["ratio"] == ours["ratio"]
+    assert (bar["contender"], bar["against"], bar["met"]) == ("ours", "peer", True)
 
 
 def test_a_ratio_of_times_turns_the_bar_round():
     contenders = sleeper("ours", 0.06), sleeper("peer", 0.02, peer=True)
-    found = measured(*contenders, bar=Bar("time", 1.05))
+    found = measured(*contenders, bars=(Bar("time", 1.05),))
     assert found["contenders"][0]["ratio"][1] > 1.05
-    assert found["bar"]["met"] is False
-    found = measured(*contenders, bar=Bar("speed", 1.05))
+    assert found["bars"][0]["met"] is False
+    found = measured(*contenders, bars=(Bar("speed", 1.05),))
     assert found["contenders"][0]["ratio"][1] < 1
-    assert found["bar"]["met"] is False
+    assert found["bars"][0]["met"] is False
+
+
+def test_bars_pick_their_own_peers_and_figures():
+    def of(name, seconds, draws, **fields):
+        figures = {"draws per gradient": (0.5 * draws, draws, 2 * draws)}
+        program = Program(lambda: time.sleep(seconds), 2.0, {"result": 0.0}, figures=figures)
+        return Contender(name, lambda: program, **fields)
+
+    contenders = (
+        of("ours, quick", 0.01, 0.1),
+        of("ours, frugal", 0.04, 0.9),
+        of("one peer", 0.02, 0.2, peer=True),
+        of("other peer, a", 0.05, 0.3, peer=True, in_reference=False),
+        of("other peer, b", 0.03, 0.1, peer=True, in_reference=False),
+    )
+    figure = "draws per gradient"
+    bars = Bar("speed", 1.5), Bar("speed", 2.5, "other"), Bar(figure, 3.1, "other"), Bar("x", 1.0)
+    found = measured(*contenders, bars=bars)
+    first, second, third, fourth = found["bars"]
+    assert found["reference"] == "one peer"
+    assert (first["contender"], first["against"], first["met"]) == ("ours, quick", "one peer", True)
+    assert second["against"] == "other peer, b" and second["ratio"][1] > 2.5 and second["met"]
+    assert (third["contender"], third["against"]) == ("ours, frugal", "other peer, a")
+    assert third["ratio"] == [3, 3, 3] and not third["met"]
+    assert fourth["met"] is None
+    results.check(run_of(found))
+    text = table.text(found)
+    assert "0.9 (0.45 to 1.8)" in text and "draws per gradient at least 3.1 times" in text
 
 
 def test_an_absent_peer_is_named(record):
@@ -83,9 +113,9 @@ def test_an_absent_peer_is_named(record):
 
 
 def test_without_a_peer_there_is_no_ratio():
-    found = measured(sleeper("ours", 0.001), bar=Bar("speed", 1.5))
+    found = measured(sleeper("ours", 0.001), bars=(Bar("speed", 1.5),))
     assert found["reference"] is None and found["contenders"][0]["ratio"] is None
-    assert found["bar"]["met"] is None
+    assert found["bars"][0]["met"] is None
     assert "not decided" in table.text(found)
     results.check(run_of(found))
 
@@ -169,12 +199,13 @@ def test_results_of_two_machines_are_not_mixed(record, tmp_path):
     ("change", "message"),
     [
         (lambda run: run.pop("machine"), "fields"),
-        (lambda run: run.update(schema=2), "schema"),
+        (lambda run: run.update(schema=1), "schema"),
         (lambda run: run["machine"].update(cores="two"), "cores"),
         (lambda run: run["cases"][0]["contenders"][0].update(errors={}), "without an accuracy"),
         (lambda run: run["cases"][0]["contenders"][0].update(throughput=None), "throughput"),
-        (lambda run: run["cases"][0]["contenders"][0].update(run_seconds=[3, 2, 1]), "quartiles"),
+        (lambda run: run["cases"][0]["contenders"][0].update(run_seconds=[3, 2, 1]), "three"),
         (lambda run: run["cases"][0].update(ratio_of="luck"), "ratio_of"),
+        (lambda run: run["cases"][0]["contenders"][0].update(figures={"x": [1, 2]}), "three"),
     ],
 )
 def test_a_wrong_record_is_refused(record, change, message, tmp_path):

@@ -37,6 +37,20 @@ def test_traced_values_are_checked_under_checkify_only():
     assert error.get() is None
 
 
+def test_a_program_whose_caller_has_checked_stays_free_of_effects():
+    def run(x, ladder):
+        with checks.only_concrete():
+            checks.positive("x", x)
+            checks.strictly_decreasing("ladder", ladder)
+            with pytest.raises(ValueError, match="y must be positive"):
+                checks.positive("y", -1.0)
+        return x
+
+    assert not jax.make_jaxpr(run)(1.0, jnp.array([2.0, 1.0])).effects
+    before = jax.make_jaxpr(lambda x: checks.positive("x", x))(1.0)
+    assert before.effects
+
+
 def test_traced_ladders_are_checked_under_checkify():
     def run(noise_scales):
         checks.strictly_decreasing("noise_scales", noise_scales)

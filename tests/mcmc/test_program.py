@@ -105,7 +105,7 @@ def test_no_collective_in_the_sampling_program(name, monkeypatch):
     monkeypatch.setattr(driver, "sampling_program", recording)
     walks.sampled(name, 4, 3, reducers=walks.REDUCERS)
     assert len(texts) == 1 and "num_partitions=4" in texts[0]
-    for collective in ("all-reduce", "all-gather", "all-to-all", "permute", "scatter("):
+    for collective in ("all-reduce", "all-gather", "all-to-all", "permute", "reduce-scatter"):
         assert collective not in texts[0]
 
 

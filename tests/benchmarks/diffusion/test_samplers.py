@@ -46,5 +46,5 @@ def test_a_case_has_times_errors_and_a_bar(cases, number):
     for row in found["contenders"]:
         assert 0 < row["errors"]["result"] < 1e-3
         assert row["compile_seconds"] > 0 and row["temporary_bytes"] > 0
-    assert found["ratio_of"] == "time" and found["bar"]["value"] == 1.05
+    assert found["ratio_of"] == "time" and found["bars"][0]["value"] == 1.05
     assert "network evaluations" in found["description"]

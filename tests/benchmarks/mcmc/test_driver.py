@@ -14,5 +14,5 @@ def test_a_case_has_times_errors_and_a_bar():
     assert [row["peer"] for row in found["contenders"]] == [False, True]
     for row in found["contenders"]:
         assert 0 <= row["errors"]["mean"] < 0.1
-    assert found["ratio_of"] == "time" and found["bar"]["value"] == 1.03
+    assert found["ratio_of"] == "time" and found["bars"][0]["value"] == 1.03
     assert found["work"] == 32 * 40
