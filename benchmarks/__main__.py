@@ -87,6 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
 
     jax.config.update("jax_num_cpu_devices", min(machine.cores(), 8))
+    path = None
+    if options.json is not None:
+        here = machine.describe()
+        path = pathlib.Path(options.json or results.FOLDER / f"{machine.slug(here)}.json")
+        try:  # before the measurement, not after it
+            results.check_path(path, here)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     begun = time.perf_counter()
     effort = harness.Effort(options.rounds, options.seconds, options.budget)
     found = run(names, effort, lambda line: print(line, file=sys.stderr, flush=True))
@@ -99,9 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     for case in found["cases"]:
         print(f"\n{table.text(case)}")
     print(f"\n{time.perf_counter() - begun:.0f} seconds in all")
-    if options.json is not None:
-        path = results.FOLDER / f"{machine.slug(here)}.json"
-        path = pathlib.Path(options.json) if options.json else path
+    if path is not None:
         try:
             results.write(found, path)
         except (OSError, ValueError) as error:

@@ -37,6 +37,10 @@ diffusion --json` runs one topic and keeps the numbers in `benchmarks/results/<m
 * **The ratio** is taken within each round against the reference, which is the fastest peer that
   qualifies, and its median and quartiles are told. A peer that is not installed is named as
   absent.
+* **Figures** in further columns are not of time (effective draws for each gradient, say): the
+  median over several keys, with the smallest and the largest in brackets.
+* **What is asked** stands below a table: the best of ours against the reference, or against the
+  peer that is named.
 * **One machine, one table.** A file of results comes from one process on one machine. On an
   accelerator the same command takes larger batches.
 

@@ -97,12 +97,21 @@ def check(run: Any) -> dict[str, Any]:
 def write(run: dict[str, Any], path: pathlib.Path) -> None:
     """Write a run; refuse to replace that of another machine."""
     check(run)
-    if path.exists():
-        before = load(path)["machine"]
-        if before != run["machine"]:
-            raise ValueError(f"{path} holds results of another machine: {before}")
+    check_path(path, run["machine"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(run, indent=1) + "\n")
+
+
+def check_path(path: pathlib.Path, machine: dict[str, Any]) -> None:
+    """Raise `ValueError` if `path` holds anything but results of this machine, of any schema."""
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())["machine"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a benchmark result, and is not replaced") from None
+    if before != machine:
+        raise ValueError(f"{path} holds results of another machine: {before}")
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness
+from benchmarks import harness, results
 
 
 def test_every_case_is_listed(capsys):
@@ -43,7 +43,16 @@ def test_a_run_is_printed_and_written(monkeypatch, capsys, tmp_path):
     found = json.loads(path.read_text())
     assert [case["name"] for case in found["cases"]] == ["diffusion/samplers: none"]
 
+    path.write_text(json.dumps({**found, "schema": 0}))
+    assert command.main(arguments) == 0, "an older record of the same machine is replaced"
+    assert json.loads(path.read_text())["schema"] == results.SCHEMA
+
+    monkeypatch.setattr("benchmarks.diffusion.samplers.cases", None)  # refused before measuring
     found["machine"]["cpu"] = "another"
-    path.write_text(json.dumps(found))
-    assert command.main(arguments) == 2
-    assert "another machine" in capsys.readouterr().err
+    for text, message in ((json.dumps(found), "another machine"), ("nonsense", "not a benchmark")):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as stopped:
+            command.main(arguments)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+        assert path.read_text() == text
