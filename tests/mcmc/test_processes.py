@@ -14,7 +14,10 @@ HEAD = textwrap.dedent(
     import hashlib, json, resource, sys
     import jax, jax.numpy as jnp, numpy as np
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-    from probjax import mcmc, sharding
+    from probjax import sharding
+    if len(sys.argv) > 3:  # before anything that asks for devices, such as BlackJAX
+        sharding.initialize_distributed(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    from probjax import mcmc
     from probjax.mcmc.program import on_host
 
     scales = jnp.array([1.0, 4.0, 0.5])
@@ -37,7 +40,6 @@ HEAD = textwrap.dedent(
 )
 APART = HEAD + textwrap.dedent(
     """
-    sharding.initialize_distributed(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     run = chains(sharding.make_mesh(axis="chains"), 40)
     print(json.dumps({"processes": jax.process_count(), "chains": digest(run)}))
     """
