@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax import sharding
+from probjax import mcmc, sharding
 from probjax.experiments.posterior_samplers import SAMPLERS, warm_up
 
 
@@ -34,3 +34,21 @@ def test_saved_parameters_have_the_shapes_of_those_found(name, metric):
     for a, b in zip(like, warmup.params, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
     assert warmup.states.position.shape == (16, 3) and metric in sampler.metrics
+
+
+@pytest.mark.slow
+def test_a_chain_that_starts_far_out_comes_in_before_chees_tunes():
+    """At 200 the force is 8e6: no step size that suits the middle moves a chain from there."""
+    starts = jnp.linspace(-1.0, 1.0, 32)[:, None].at[7].set(200.0)
+    kernel = SAMPLERS["chees"].kernel(quartic, 2)
+    options = {"target_acceptance": 0.651, "metric": "diag", "mesh": sharding.make_mesh(2)}
+    alone = mcmc.chees_warmup(jax.random.key(0), quartic, starts, 300, **options)
+    assert abs(alone.states.position[7]) > 100
+    warmup = warm_up("chees", jax.random.key(0), kernel, quartic, starts, 300, **options)
+    assert jnp.abs(warmup.states.position).max() < 5
+    made = warmup.trace.num_grad_evals
+    assert made.shape == (300,) and bool((made >= 32).all())
+
+
+def quartic(x):
+    return -0.25 * jnp.sum(x**4)
