@@ -1,6 +1,8 @@
 """Distances between samples, each with its standard error."""
 
 from probjax.metrics.classifier import two_sample_accuracy as two_sample_accuracy
+from probjax.metrics.edit_distance import edit_distance as edit_distance
+from probjax.metrics.edit_distance import label_error_rate as label_error_rate
 from probjax.metrics.estimate import Estimate as Estimate
 from probjax.metrics.estimate import noise_floor as noise_floor
 from probjax.metrics.fisher import fisher_divergence as fisher_divergence
