@@ -60,6 +60,7 @@ def _chees_params(position: Array, dense: bool) -> mcmc.DynamicHMCParams:
 
 ALL = ("none", "diag", "dense")
 ALONE_LEAPFROG = 8
+"""Leapfrog steps of the chains that tune themselves before ChEES."""
 
 SAMPLERS = {
     "nuts": Sampler(

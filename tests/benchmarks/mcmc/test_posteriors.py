@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import harness, results
+from benchmarks import harness
 from benchmarks.mcmc import posteriors
 
 
@@ -29,7 +29,6 @@ def test_a_case_has_draws_gradients_errors_and_bars():
             row["figures"][posteriors.PER_SAMPLING],
         )
         assert 0 < whole[1] < part[1] < 1.5
-    results._row(found["contenders"][0], "here")
 
 
 def test_draws_are_the_smallest_over_both_powers():
