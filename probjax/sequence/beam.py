@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probjax.core import checks, rows, trees
 from probjax.core.logspace import logaddexp
+from probjax.sequence.lattice import front_index
 
 
 class LanguageModel(NamedTuple):
@@ -270,30 +271,6 @@ def prior_score(
     dtype = state.lm_score.dtype
     bonus = jnp.asarray(length_bonus, dtype) * state.lengths.astype(dtype)
     return _weighted(lm_weight, state.lm_score) + bonus
-
-
-def front_index(blank_id: int, num_classes: int) -> int:
-    """Count the blank's index from the front.
-
-    Args:
-        blank_id: static, in `[-V, V)`.
-        num_classes: V.
-
-    Returns:
-        The same index in `[0, V)`.
-
-    Raises:
-        ValueError: it lies outside.
-
-    Example:
-        >>> front_index(-1, 5)
-        4
-    """
-    if not -num_classes <= blank_id < num_classes:
-        raise ValueError(
-            f"blank_id must lie in [-V, V) for V={num_classes} classes, got {blank_id}"
-        )
-    return blank_id % num_classes
 
 
 def is_law(logits: Float[Array, "*batch classes"]) -> Bool[Array, "*batch"]:

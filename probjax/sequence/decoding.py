@@ -29,11 +29,10 @@ from probjax.sequence.beam import (
     LanguageModel,
     beam_init,
     beam_step,
-    front_index,
     is_law,
     prior_score,
 )
-from probjax.sequence.lattice import collapse
+from probjax.sequence.lattice import collapse, front_index
 
 
 class Decoded(NamedTuple):

@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from probjax.core import checks as core_checks
-from probjax.sequence.lattice import label_changes, live_places
+from probjax.sequence.lattice import front_index, label_changes, live_places
 
 CHECKS = ("poison", "checkify")
 """What happens to a bad label or length in traced code: NaN for that sequence, or an error too."""
@@ -106,9 +106,7 @@ def prepare(
     core_checks.one_of("checks", checks, CHECKS)
     *batch, num_frames, num_classes = scores.shape
     core_checks.shape("labels", labels, (*batch, None))
-    if not -num_classes <= blank_id < num_classes:
-        raise ValueError(f"blank_id={blank_id} must be in [{-num_classes}, {num_classes})")
-    blank, num_labels = blank_id % num_classes, labels.shape[-1]
+    blank, num_labels = front_index(blank_id, num_classes), labels.shape[-1]
 
     frames, frames_fit = _lengths("logit_lengths", logit_lengths, batch, num_frames)
     lengths, lengths_fit = _lengths("label_lengths", label_lengths, batch, num_labels)

@@ -305,3 +305,25 @@ def live_places(
     lengths = jnp.broadcast_to(jnp.asarray(lengths), batch)[..., None]
     places = jnp.arange(count, dtype=lengths.dtype)
     return jnp.broadcast_to(places, (*batch, count)) < lengths
+
+
+def front_index(blank_id: int, num_classes: int) -> int:
+    """Count the blank's index from the front.
+
+    Args:
+        blank_id: static, in `[-V, V)`.
+        num_classes: V.
+
+    Returns:
+        The same index in `[0, V)`.
+
+    Raises:
+        ValueError: it lies outside.
+
+    Example:
+        >>> front_index(-1, 5)
+        4
+    """
+    if not -num_classes <= blank_id < num_classes:
+        raise ValueError(f"blank_id={blank_id} must be in [{-num_classes}, {num_classes})")
+    return blank_id % num_classes

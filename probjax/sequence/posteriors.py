@@ -22,7 +22,7 @@ from probjax.core import checks as core_checks
 from probjax.sequence import ctc_core, emissions, wide
 from probjax.sequence.ctc import loss_from_log_z
 from probjax.sequence.ctc_core import LatticeStates
-from probjax.sequence.lattice import ctc_feasible, live_places
+from probjax.sequence.lattice import ctc_feasible, front_index, live_places
 from probjax.sequence.wide import Wide
 
 
@@ -158,13 +158,12 @@ def vocab_occupancy(
     """
     gamma, labels = posterior.state_posterior, jnp.asarray(labels)
     core_checks.shape("labels", labels, (*gamma.shape[:-2], (gamma.shape[-1] - 1) // 2))
-    if not -vocab_size <= blank_id < vocab_size:
-        raise ValueError(f"blank_id={blank_id} must be in [{-vocab_size}, {vocab_size})")
+    blank = front_index(blank_id, vocab_size)
     of_labels = jax.nn.one_hot(labels, vocab_size, dtype=gamma.dtype)
     occupancy = jnp.einsum(
         "...tl,...lv->...tv", gamma[..., 1::2], of_labels, precision=jax.lax.Precision.HIGHEST
     )
-    return occupancy.at[..., blank_id % vocab_size].add(jnp.sum(gamma[..., 0::2], axis=-1))
+    return occupancy.at[..., blank].add(jnp.sum(gamma[..., 0::2], axis=-1))
 
 
 def alignment_entropy(

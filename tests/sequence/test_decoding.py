@@ -327,7 +327,7 @@ def test_bad_input_is_named(decode):
     logits = jnp.zeros((2, 3, 4))
     with pytest.raises(TypeError, match="logits"):
         decode(jnp.zeros((2, 3, 4), jnp.int32))
-    with pytest.raises(ValueError, match=r"blank_id must lie in \[-V, V\) for V=4 classes, got 4"):
+    with pytest.raises(ValueError, match=r"blank_id=4 must be in \[-4, 4\)"):
         decode(logits, blank_id=4)
     with pytest.raises(ValueError, match=r"lengths\[1\] must lie in \[0, 3\], got 4"):
         decode(logits, jnp.array([3, 4]))
