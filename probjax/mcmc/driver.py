@@ -36,6 +36,7 @@ from probjax.mcmc.kernels import Kernel
 from probjax.mcmc.program import (
     Plan,
     accs_program,
+    agreed,
     chain_keys,
     count_chains,
     gathered,
@@ -267,20 +268,25 @@ def run_chains(
     mesh, spec = layout(states, mesh, axis_name, num_chains, tile)
     check = getattr(algorithm, "vma_clean", True) if check_vma is None else check_vma
     num_rows = (chunk_size + thin - 2) // thin + 1 if trace_fn else 0
-    plan = Plan(algorithm, reducers, trace_fn, thin, num_rows, params_axis, mesh, spec, tile, check)
+    plan = Plan(
+        algorithm, reducers, trace_fn, thin, num_rows, params_axis, mesh, spec, tile, check,
+        agreed(algorithm, states),
+    )  # fmt: skip
 
+    given = states, params, chain_keys(key, num_chains), () if start is None else start.accs
+    shared = P() if params_axis is None else spec
+    states, params, keys, accs = place(given, mesh, (spec, shared, spec, spec))
+    if start is None and reducers:
+        accs = accs_program(reducers)(states)
     # Chunks donate their states to the next: what the caller holds is copied first.
-    states = owned(place(states, mesh, spec))
-    accs = accs_program(reducers)(states) if start is None else start.accs
-    accs = owned(place(accs, mesh, spec))
-    params = owned(place(params, mesh, P() if params_axis is None else spec))
-    keys = place(chain_keys(key, num_chains), mesh, spec)
+    states, params, accs = owned((states, params, accs))
     program = sampling_program(tuple(sorted(same_bits_options(mesh).items())) if tile else ())
     trace = None if start is None else start.trace
     trace = HostTrace(trace, first, num_steps, thin) if trace_fn else None
 
     def run() -> Run:
-        reduced = reduce_program(reducers)(jax.tree.map(functools.partial(gathered, mesh), accs))
+        gather = functools.partial(gathered, mesh)
+        reduced = reduce_program(reducers)(jax.tree.map(gather, accs)) if reducers else ()
         return Run(states, step, accs, reduced, trace and trace.so_far(step), key, thin)
 
     begun = time.monotonic()
@@ -361,7 +367,7 @@ def pmap_chains(
     mesh, spec = layout(states, make_mesh() if mesh is None else mesh, None, num_chains, None)
     plan = Plan(
         algorithm, reducers, trace_fn, thin, num_steps // thin + 1 if trace_fn else 0,
-        params_axis, mesh, spec, None, False,
+        params_axis, mesh, spec, None, False, agreed(algorithm, states),
     )  # fmt: skip
     shape = mesh.size, num_chains // mesh.size
 

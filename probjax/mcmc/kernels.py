@@ -50,6 +50,9 @@ class Kernel(NamedTuple):
     """`step(key, state, params) -> (state, info)`."""
     vma_clean: bool = True
     """Whether it passes `jax.shard_map`'s check of what varies over the mesh."""
+    lockstep: tuple[str, ...] = ()
+    """Fields of the state that stay equal in chains where they are: `run_chains` carries them once,
+    so that a loop whose length they tell runs without a mask for each chain."""
 
 
 class HMCParams(NamedTuple):

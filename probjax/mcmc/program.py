@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     """Chains in a block."""
     check_vma: bool
     """Whether `shard_map` checks."""
+    lockstep: tuple[str, ...] = ()
+    """Fields of the state in which all chains agree."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,7 +131,11 @@ def _block(plan: Plan, states, accs, keys, params, start, stop):
         accs = tuple(reducer.update(acc, state, info, step) for reducer, acc in pairs)
         return state, accs, plan.trace_fn(state, info) if plan.trace_fn else None
 
-    many = jax.vmap(one, in_axes=(0, None, 0, 0, plan.params_axis))
+    axes, length = 0, len(keys)
+    if plan.lockstep:
+        axes = type(states)(*(None if name in plan.lockstep else 0 for name in states._fields))
+        states = _in_lockstep(plan, states, lambda leaf: leaf[0])
+    many = jax.vmap(one, in_axes=(0, None, axes, 0, plan.params_axis), out_axes=(axes, 0, 0))
     shapes = jax.eval_shape(many, keys, start, states, accs, params)[2]
     trace = jax.tree.map(lambda leaf: jnp.zeros((plan.num_rows, *leaf.shape), leaf.dtype), shapes)
 
@@ -141,7 +147,18 @@ def _block(plan: Plan, states, accs, keys, params, start, stop):
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=row, axis=0)
         return states, accs, jax.tree.map(lambda rows, new: put(rows, new), trace, kept)
 
-    return jax.lax.fori_loop(start, stop, body, (states, accs, rows.varying_like(trace, shapes)))
+    carry = states, accs, rows.varying_like(trace, shapes)
+    states, accs, trace = jax.lax.fori_loop(start, stop, body, carry)
+    spread = lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape))  # noqa: E731
+    return _in_lockstep(plan, states, spread), accs, trace
+
+
+def _in_lockstep(plan: Plan, states: Any, fn: Callable[[Array], Array]) -> Any:
+    """Apply `fn` to the fields in which all chains agree."""
+    if not plan.lockstep:
+        return states
+    fields = {name: jax.tree.map(fn, getattr(states, name)) for name in plan.lockstep}
+    return states._replace(**fields)
 
 
 @functools.lru_cache(maxsize=64)
@@ -196,6 +213,24 @@ def reduce_program(reducers: tuple[Reducer, ...]) -> Callable[..., Any]:
             each.finalize(each.merge(acc)) for each, acc in zip(reducers, accs, strict=True)
         )
     )
+
+
+def agreed(algorithm: Any, states: Any) -> tuple[str, ...]:
+    """Tell which of a kernel's `lockstep` fields are equal in all chains.
+
+    Args:
+        algorithm: the kernel.
+        states: leaves `(C, ...)`.
+
+    Returns:
+        Their names.
+    """
+
+    def equal(name: str) -> bool:
+        leaves = map(on_host, jax.tree.leaves(getattr(states, name)))
+        return all(bool(np.all(leaf == leaf[:1])) for leaf in leaves)
+
+    return tuple(name for name in getattr(algorithm, "lockstep", ()) if equal(name))
 
 
 def chain_keys(key: PRNGKey, num_chains: int) -> Key[Array, " C"]:

@@ -18,7 +18,6 @@ ends where sampling begins, and other values compile nothing.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -113,6 +112,7 @@ def pooled_warmup(
             a log density that is finite in no chain.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from probjax import mcmc
         >>> kernel = mcmc.hmc_kernel(lambda x: -0.5 * jnp.sum(x**2), 5)
         >>> warmup = pooled_warmup(jax.random.key(0), kernel, jnp.zeros((16, 3)), 100)
@@ -123,11 +123,11 @@ def pooled_warmup(
         Hoffman, Gelman 2014; the Stan reference manual. BlackJAX's `staged_adaptation` with
         `n_chains` pools its metric for one automatic recipe only, on one device.
     """
+    numbers = target_acceptance, initial_step_size
     plan, given = _plan(
-        kernel, positions, num_steps, METRICS, metric, mesh, axis_name,
-        target_acceptance, initial_step_size,
-    )  # fmt: skip
-    return _finished(*pooled_program(plan)(place(as_key(key), plan.mesh, P()), *given))
+        key, kernel, positions, num_steps, METRICS, metric, mesh, axis_name, numbers
+    )
+    return _finished(*pooled_program(plan)(*given))
 
 
 def window_warmup(
@@ -168,6 +168,7 @@ def window_warmup(
         ValueError: as `pooled_warmup`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from probjax import mcmc
         >>> kernel = mcmc.hmc_kernel(lambda x: -0.5 * jnp.sum(x**2), 5)
         >>> warmup = window_warmup(jax.random.key(0), kernel, jnp.zeros((4, 3)), 100)
@@ -177,11 +178,11 @@ def window_warmup(
     References:
         BlackJAX's `window_adaptation`, number for number.
     """
+    numbers = target_acceptance, initial_step_size
     plan, given = _plan(
-        kernel, positions, num_steps, METRICS[1:], metric, mesh, axis_name,
-        target_acceptance, initial_step_size,
-    )  # fmt: skip
-    return _finished(*window_program(plan)(place(as_key(key), plan.mesh, P()), *given))
+        key, kernel, positions, num_steps, METRICS[1:], metric, mesh, axis_name, numbers
+    )
+    return _finished(*window_program(plan)(*given))
 
 
 def chees_warmup(
@@ -230,6 +231,7 @@ def chees_warmup(
         ValueError: as `pooled_warmup`; `max_leapfrog_steps < 1`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> starts = jax.random.normal(jax.random.key(0), (64, 3))
         >>> logdensity_fn = lambda x: -0.5 * jnp.sum(x**2)
         >>> warmup = chees_warmup(jax.random.key(1), logdensity_fn, starts, 100)
@@ -244,11 +246,10 @@ def chees_warmup(
         raise ValueError(f"jitter_amount must be from 0 to 1, got {jitter_amount!r}")
     checks.positive("learning_rate", learning_rate)
     plan, given = _plan(
-        logdensity_fn, positions, num_steps, METRICS[:2], metric, mesh, axis_name,
-        target_acceptance, initial_step_size, (jitter_amount, max_leapfrog_steps),
+        key, logdensity_fn, positions, num_steps, METRICS[:2], metric, mesh, axis_name,
+        (target_acceptance, initial_step_size, learning_rate), (jitter_amount, max_leapfrog_steps),
     )  # fmt: skip
-    rate = jnp.asarray(learning_rate, given[1].dtype)
-    return _ensemble(plan, chees_program, key, (*given, rate))
+    return _finished(*chees_program(plan)(*given))
 
 
 def meads_warmup(
@@ -284,6 +285,7 @@ def meads_warmup(
             than two; parameters that are not finite, such as from a chain outside the support.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> starts = jax.random.normal(jax.random.key(0), (64, 3))
         >>> warmup = meads_warmup(jax.random.key(1), lambda x: -0.5 * jnp.sum(x**2), starts, 100)
         >>> print(bool(warmup.params.step_size > 0.1), warmup.states.momentum.shape)
@@ -293,18 +295,18 @@ def meads_warmup(
         Hoffman, Sountsov 2022.
     """
     checks.at_least("num_folds", num_folds, 1)
-    plan, (positions, *_) = _plan(
-        logdensity_fn, positions, num_steps, METRICS, "diag", mesh, axis_name, 0.5, 1.0,
-        (num_folds,),
-    )  # fmt: skip
+    plan, given = _plan(
+        key, logdensity_fn, positions, num_steps, METRICS, "diag", mesh, axis_name, (), (num_folds,)
+    )
     if plan.num_chains % num_folds or plan.num_chains < 2 * num_folds:
         raise ValueError(
             f"{plan.num_chains} chains do not make num_folds={num_folds} groups of two or more"
         )
-    return _ensemble(plan, meads_program, key, (positions,))
+    return _finished(*meads_program(plan)(*given))
 
 
 def _plan(
+    key: PRNGKey,
     subject: Any,
     positions: Any,
     num_steps: int,
@@ -312,34 +314,31 @@ def _plan(
     metric: str,
     mesh: Mesh | None,
     axis_name: str | None,
-    target_acceptance: ArrayLike,
-    initial_step_size: ArrayLike,
+    numbers: tuple[ArrayLike, ...],
     options: tuple | None = None,
-) -> tuple[Plan, tuple[Any, Array, Array]]:
-    """Check what was given, and put it on its devices. Kernels have no `options`."""
+) -> tuple[Plan, tuple[Any, ...]]:
+    """Check what was given, and put key, positions and numbers on their devices, in one go.
+
+    `numbers` begin with target acceptance and step size, if any. Kernels have no `options`.
+    """
     if options is None and not isinstance(subject, Kernel):
         raise TypeError(f"kernel must be a Kernel, got {type(subject).__name__}")
     checks.at_least("num_steps", num_steps, 20)
     checks.one_of("metric", metric, metrics)
-    checks.positive("initial_step_size", initial_step_size)
-    if not 0.0 < float(target_acceptance) < 1.0:
-        raise ValueError(f"target_acceptance must lie between 0 and 1, got {target_acceptance}")
+    if numbers:
+        target_acceptance, initial_step_size, *_ = numbers
+        checks.positive("initial_step_size", initial_step_size)
+        if not 0.0 < float(target_acceptance) < 1.0:
+            raise ValueError(f"target_acceptance must lie between 0 and 1, got {target_acceptance}")
     num_chains = count_chains("positions", positions)
     positions = widened(positions)
     for path, leaf in jax.tree_util.tree_leaves_with_path(positions):
         checks.floating(f"positions{jax.tree_util.keystr(path)}", leaf)
     mesh, spec = layout(positions, mesh, axis_name, num_chains, None)
     dtype = jax.tree.leaves(positions)[0].dtype
-    numbers = (jnp.asarray(value, dtype) for value in (target_acceptance, initial_step_size))
-    given = place(positions, mesh, spec), *place(tuple(numbers), mesh, P())
+    given = as_key(key), positions, *(np.asarray(value, dtype) for value in numbers)
+    given = place(given, mesh, (P(), spec, *(P() for _ in numbers)))
     return Plan(subject, num_steps, metric, mesh, spec, num_chains, options or ()), given
-
-
-def _ensemble(plan: Plan, program: Any, key: Array, given: tuple[Any, ...]) -> Warmup:
-    """Run a program over sharded arrays, and lay its result out as `run_chains` does."""
-    states, params, trace = program(plan)(place(as_key(key), plan.mesh, P()), *given)
-    states = place(states, plan.mesh, plan.spec)
-    return _finished(states, place(params, plan.mesh, P()), trace)
 
 
 def _finished(states: Any, params: Any, trace: tuple[Array, ...]) -> Warmup:

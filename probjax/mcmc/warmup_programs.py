@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from blackjax.adaptation.window_adaptation import build_schedule
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -200,7 +200,7 @@ def chees_program(plan: Plan) -> Callable[..., Any]:
         trace = sizes, kept.rate, kept.spent, _lost(states), lengths
         return _cast((states, params, trace), _dtype(positions))
 
-    return jax.jit(run)
+    return jax.jit(run, out_shardings=_laid_out(plan))
 
 
 @functools.lru_cache(maxsize=64)
@@ -233,7 +233,7 @@ def meads_program(plan: Plan) -> Callable[..., Any]:
         trace = *kept, _lost(states)
         return _cast((states, GHMCParams(**found), trace), _dtype(positions))
 
-    return jax.jit(run)
+    return jax.jit(run, out_shardings=_laid_out(plan))
 
 
 class _Step(NamedTuple):
@@ -261,6 +261,11 @@ def _spread(plan: Plan, block: Callable[..., Any], *, shared: bool, check_vma: b
         return mapped(keys, positions, target, step_size)
 
     return jax.jit(run)
+
+
+def _laid_out(plan: Plan) -> Any:
+    """States as `run_chains` lays them out, parameters everywhere, the trace anywhere."""
+    return NamedSharding(plan.mesh, plan.spec), NamedSharding(plan.mesh, P()), None
 
 
 def _totals(info: Any) -> tuple[Array, Array]:

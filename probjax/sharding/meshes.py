@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from probjax.core import checks
 
@@ -69,7 +68,7 @@ def auto_mesh(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def place(tree: Any, mesh: Mesh, spec: P) -> Any:
+def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
     """Put a pytree on a mesh, whichever devices it is on now.
 
     In a run of several processes each must hold the same whole value (or an array that spans
@@ -78,31 +77,33 @@ def place(tree: Any, mesh: Mesh, spec: P) -> Any:
     Args:
         tree: pytree of arrays, typed keys or numbers.
         mesh: devices, possibly those of other processes too.
-        spec: how each leaf is split.
+        spec: how each leaf is split; or a tree of specs, one for each branch, which costs no more
+            than one.
 
     Returns:
         The tree with every leaf sharded so.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> placed = place(jnp.arange(4.0), make_mesh(2), P("items"))
+        >>> from jax.sharding import PartitionSpec as P
+        >>> placed, whole = place((jnp.arange(4.0), 2.0), make_mesh(2), (P("items"), P()))
         >>> len(placed.addressable_shards)
         2
     """
-    sharding = NamedSharding(mesh, spec)
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
+    shardings = jax.tree.map(lambda each: NamedSharding(mesh, each), spec)
+    if mesh.is_multi_process is False:
+        return jax.device_put(tree, shardings)
 
-    def one(leaf):
+    def one(leaf, sharding):
         if isinstance(leaf, jax.core.Tracer):
             return jax.device_put(leaf, sharding)
         leaf = jnp.asarray(leaf)
         if not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = place(jax.random.key_data(leaf), mesh, spec)
+            data = one(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(one, tree, jax.tree.broadcast(shardings, tree))

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from probjax import mcmc
+from probjax.mcmc import program
 
 
 def logdensity_fn(x):
@@ -101,3 +102,26 @@ def test_equal_arguments_give_one_object_and_bad_ones_are_named():
             kernel.init(jnp.ones(2), None),
             mcmc.DynamicHMCParams(0.0, jnp.ones(2), 3.0),
         )
+
+
+def test_what_chains_share_is_carried_once_and_only_where_they_agree():
+    kernel, key = mcmc.dynamic_hmc_kernel(logdensity_fn), jax.random.key(4)
+    params = mcmc.DynamicHMCParams(0.2, jnp.ones(2), 9.0)
+    positions = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+    alike = mcmc.init_chains(kernel, positions, params=params)
+    apart = alike._replace(random_generator_arg=jnp.array([0, 0, 3, 3], jnp.int32))
+    assert program.agreed(kernel, alike) == ("random_generator_arg",)
+    assert program.agreed(kernel, apart) == ()
+    runs = [
+        mcmc.run_chains(
+            key, kernel, states, 4, params=params,
+            trace_fn=lambda state, info: (state.position, info.num_integration_steps),
+        )
+        for states in (alike, apart)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(runs[0].trace[1], [[5, 3, 7, 2]] * 4)
+    np.testing.assert_array_equal(runs[1].trace[1][2:], [[2, 6, 4, 8]] * 2)
+    np.testing.assert_array_equal(runs[1].trace[1][:2], runs[0].trace[1][:2])
+    np.testing.assert_allclose(runs[1].trace[0][:2], runs[0].trace[0][:2], rtol=2e-5, atol=2e-6)
+    for run, first in zip(runs, (4, 7), strict=True):
+        np.testing.assert_array_equal(run.states.random_generator_arg, [4, 4, first, first])
