@@ -1,4 +1,4 @@
-"""`python -m benchmarks [topic ...] [--json [FILE]] [--list]`.
+"""`python -m benchmarks [topic ...] [--json [FOLDER]] [--list]`.
 
 A topic is a package (`diffusion`) or one of its modules (`diffusion/samplers`).
 """
@@ -66,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--json",
         nargs="?",
         const="",
-        metavar="FILE",
-        help="write the results; without FILE to benchmarks/results/<machine>.json",
+        metavar="FOLDER",
+        help="write FOLDER/<package>.json, a file for each package that is measured; without "
+        "FOLDER in benchmarks/results/<machine>",
     )
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
     default = harness.Effort()
@@ -87,33 +88,40 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
 
     jax.config.update("jax_num_cpu_devices", min(machine.cores(), 8))
-    path = None
+    packages = {name.partition("/")[0]: [] for name in names}
+    for name in names:
+        packages[name.partition("/")[0]].append(name)
+    here, paths = machine.describe(), {}
     if options.json is not None:
-        here = machine.describe()
-        path = pathlib.Path(options.json or results.FOLDER / f"{machine.slug(here)}.json")
-        try:  # before the measurement, not after it
+        folder = pathlib.Path(options.json or results.FOLDER / machine.slug(here))
+        paths = {package: folder / f"{package}.json" for package in packages}
+    try:  # before the measurement, not after it
+        for path in paths.values():
             results.check_path(path, here)
-        except (OSError, ValueError) as error:
-            parser.error(str(error))
-    begun = time.perf_counter()
-    effort = harness.Effort(options.rounds, options.seconds, options.budget)
-    found = run(names, effort, lambda line: print(line, file=sys.stderr, flush=True))
-    here = found["machine"]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
     print(
         f"{here['cpu']}, {here['cores']} cores; {here['backend']}: {here['devices']} x "
-        f"{here['device_kind']}; load before {found['conditions']['load_before']}"
+        f"{here['device_kind']}"
     )
-    print(", ".join(f"{name} {value}" for name, value in found["conditions"]["versions"].items()))
-    for case in found["cases"]:
-        print(f"\n{table.text(case)}")
+    begun = time.perf_counter()
+    effort = harness.Effort(options.rounds, options.seconds, options.budget)
+    for package, chosen in packages.items():
+        found = run(chosen, effort, lambda line: print(line, file=sys.stderr, flush=True))
+        versions = found["conditions"]["versions"].items()
+        print(f"load before {package}: {found['conditions']['load_before']}")
+        print(", ".join(f"{name} {value}" for name, value in versions))
+        for case in found["cases"]:
+            print(f"\n{table.text(case)}")
+        if package in paths:
+            try:
+                results.write(found, paths[package])
+            except (OSError, ValueError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+            print(f"wrote {paths[package]}")
     print(f"\n{time.perf_counter() - begun:.0f} seconds in all")
-    if path is not None:
-        try:
-            results.write(found, path)
-        except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print(f"wrote {path}")
     return 0
 
 

@@ -21,7 +21,8 @@ those, not it.
 ## How we measure
 
 `make bench` runs every case on the machine at hand and prints a table; `python -m benchmarks
-diffusion --json` runs one topic and keeps the numbers in `benchmarks/results/<machine>.json`.
+diffusion --json` runs one package and keeps the numbers in
+`benchmarks/results/<machine>/diffusion.json`.
 
 * **In turns.** All contenders of a case live in one process and are timed in rounds, A B C A B C
   and so on, after one call each to warm up. What disturbs the machine disturbs them all.
@@ -41,8 +42,9 @@ diffusion --json` runs one topic and keeps the numbers in `benchmarks/results/<m
   median over several keys, with the smallest and the largest in brackets.
 * **What is asked** stands below a table: the best of ours against the reference, or against the
   peer that is named.
-* **One machine, one table.** A file of results comes from one process on one machine. On an
-  accelerator the same command takes larger batches.
+* **One package, one run.** A file of results comes from one process on one machine; packages may
+  be of different days and commits, and say so. On an accelerator the same command takes larger
+  batches.
 
 On a CPU the harness gives JAX one virtual device for each core, up to eight. PyTorch is measured
 with one thread and with all; the faster is the reference. `torch.compile` is told beside it, and
@@ -50,8 +52,8 @@ is absent where it was not ready in 60 seconds.
 """
 
 
-def page(runs: dict[str, dict[str, Any]]) -> str:
-    """The whole page, from the runs by file name."""
+def page(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The whole page, from the runs by machine and package."""
     parts = [INTRODUCTION]
     if not runs:
         parts.append("## Results\n\nNo results are committed yet.\n")
@@ -60,9 +62,15 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def committed(folder: pathlib.Path = results.FOLDER) -> dict[str, dict[str, Any]]:
-    """The committed runs by file name."""
-    return {path.stem: results.load(path) for path in sorted(folder.glob("*.json"))}
+def committed(folder: pathlib.Path = results.FOLDER) -> dict[str, dict[str, dict[str, Any]]]:
+    """The committed runs by machine and package."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        runs = found.setdefault(path.parent.name, {})
+        runs[path.stem] = results.load(path)
+        if len({str(run["machine"]) for run in runs.values()}) > 1:
+            raise ValueError(f"{path} is of another machine than its neighbours")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,22 +86,34 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _machine(run: dict[str, Any]) -> str:
-    machine, conditions = run["machine"], run["conditions"]
+def _machine(runs: dict[str, dict[str, Any]]) -> str:
+    machine = next(iter(runs.values()))["machine"]
     kind = "CPU" if machine["backend"] == "cpu" else machine["device_kind"]
-    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
     lines = [
         f"## {kind}: {machine['cpu']}, {machine['cores']} cores",
         "",
         f"{machine['system']}, JAX backend `{machine['backend']}` with {machine['devices']} "
-        f"device{'s' * (machine['devices'] > 1)} of kind `{machine['device_kind']}`. Measured on "
-        f"{conditions['date']} at commit {conditions['commit'] or 'unknown'}; "
+        f"device{'s' * (machine['devices'] > 1)} of kind `{machine['device_kind']}`.",
+        "",
+    ]
+    for package in sorted(runs):
+        lines += _package(package, runs[package])
+    return "\n".join(lines)
+
+
+def _package(package: str, run: dict[str, Any]) -> list[str]:
+    machine, conditions = run["machine"], run["conditions"]
+    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
+    lines = [
+        f"### `{package}` {{: #{_anchor(machine, package)} }}",
+        "",
+        f"Measured on {conditions['date']} at commit {conditions['commit'] or 'unknown'}; "
         f"load before the run: {_load(conditions['load_before'])}. Versions: {versions}.",
         "",
     ]
     for case in run["cases"]:
         lines += [
-            f"### {case['name']} {{: #{_anchor(machine, case)} }}",
+            f"#### {case['name']} {{: #{_anchor(machine, case['name'])} }}",
             "",
             case["description"],
             "",
@@ -105,7 +125,7 @@ def _machine(run: dict[str, Any]) -> str:
         lines.append("")
         for sentence in table.verdicts(case):
             lines += [f"{sentence[0].upper()}{sentence[1:]}.", ""]
-    return "\n".join(lines)
+    return lines
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -116,8 +136,8 @@ def _load(value: float | None) -> str:
     return "not told" if value is None else f"{value:g}"
 
 
-def _anchor(machine: dict[str, Any], case: dict[str, Any]) -> str:
-    words = f"{machine['backend']} {machine['device_kind']} {machine['cores']} {case['name']}"
+def _anchor(machine: dict[str, Any], name: str) -> str:
+    words = f"{machine['backend']} {machine['device_kind']} {machine['cores']} {name}"
     kept = "".join(letter if letter.isalnum() else "-" for letter in words.lower())
     return "-".join(part for part in kept.split("-") if part)
 

@@ -1,4 +1,4 @@
-"""The JSON of one run: one process on one machine, never several in one file.
+"""The JSON of a package's run: one process on one machine, never several in one file.
 
     {"schema": 2,
      "machine": {"cpu", "cores", "system", "backend", "device_kind", "devices"},

@@ -226,14 +226,25 @@ def test_the_machine_is_described_without_its_name():
     assert set(machine.slug(told)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_the_page_shows_each_machine_apart(record):
-    one, other = run_of(record), run_of(record)
+def test_the_page_shows_machines_and_packages_apart(record):
+    one, later, other = run_of(record), run_of(record), run_of(record)
+    later["conditions"] = {**later["conditions"], "commit": "a later one"}
     other["machine"] = {**other["machine"], "cpu": "Another CPU"}
-    text = render.page({"one": one, "other": other})
-    assert text.count("### topic/module") == 2
-    assert text.count("| ours |") == 2
-    assert "Another CPU" in text and "not installed (no_such_package)" in text
-    assert text.index("Another CPU") > text.index(one["machine"]["cpu"])
+    text = render.page({"one": {"mcmc": one, "score": later}, "two": {"mcmc": other}})
+    assert text.count("#### topic/module") == text.count("| ours |") == 3
+    assert text.count("### `mcmc`") == 2 and text.count("## CPU") == 2
+    assert "not installed (no_such_package)" in text
+    assert text.index("### `score`") < text.index("a later one") < text.index("Another CPU")
+
+
+def test_a_folder_holds_runs_of_one_machine(record, tmp_path):
+    one, other = run_of(record), run_of(record)
+    results.write(one, tmp_path / "here" / "mcmc.json")
+    assert render.committed(tmp_path) == {"here": {"mcmc": one}}
+    other["machine"] = {**other["machine"], "cpu": "another"}
+    results.write(other, tmp_path / "here" / "score.json")
+    with pytest.raises(ValueError, match="score.json is of another machine"):
+        render.committed(tmp_path)
 
 
 def test_the_committed_page_is_the_rendered_one():

@@ -36,8 +36,8 @@ def test_a_run_is_printed_and_written(monkeypatch, capsys, tmp_path):
     )  # fmt: skip
     monkeypatch.setattr("benchmarks.diffusion.samplers.cases", lambda: [case])
     monkeypatch.setattr("jax.config.update", lambda *_: None)
-    path = tmp_path / "run.json"
-    arguments = ["diffusion", "--rounds", "2", "--seconds", "0", "--json", str(path)]
+    path = tmp_path / "diffusion.json"
+    arguments = ["diffusion", "--rounds", "2", "--seconds", "0", "--json", str(tmp_path)]
     assert command.main(arguments) == 0
     assert "2.0e-08 (result)" in capsys.readouterr().out
     found = json.loads(path.read_text())
