@@ -35,9 +35,9 @@ LONG = (500, 1000)
 class Lengths(NamedTuple):
     """Steps of warm-up and of sampling."""
 
-    chees: tuple[int, int] = (200, 400)
+    chees: tuple[int, int] = (200, 1000)
     """Of ChEES."""
-    hmc: tuple[int, int] = (100, 500)
+    hmc: tuple[int, int] = (100, 1000)
     """Of HMC."""
     nuts: tuple[int, int] = (500, 1000)
     """Of NUTS."""

@@ -41,6 +41,9 @@ class Config:
     """How to sample it."""
     seed: int = 0
     """Seed of every random stream."""
+    start: Literal["scattered", "pathfinder"] = "scattered"
+    """Where chains begin: far apart; or, drawn from what Pathfinder finds from there, near the mass
+    of the target, out of regions that hold next to nothing of it."""
     num_chains: int | None = None
     """Chains, a multiple of the devices; what suits the sampler when None, as below."""
     num_warmup: int | None = None
@@ -222,8 +225,14 @@ def _sample(
         start = mcmc.restore_run(saved, go(states, 0, params), config=exact)
         context.say(f"resumed from step {start.step} of {size.num_steps}")
     else:
+        begun, told = time.monotonic(), {}
+        if config.start == "pathfinder":
+            context.say(f"looking for starts along {size.num_chains} paths")
+            starts = mcmc.pathfinder_starts(stream(key, "init"), posterior.logdensity_fn, positions)
+            positions = starts.positions
+            told = {"paths": len(set(starts.path.tolist())), "pareto_k": float(starts.pareto_k)}
+            context.say(f"starts from {told['paths']} paths, pareto k {told['pareto_k']:.2f}")
         context.say(f"warming up {size.num_chains} chains for {size.num_warmup} steps")
-        begun = time.monotonic()
         states, params, trace = jax.block_until_ready(
             warm_up(
                 config.sampler, stream(key, "proposal"), kernel, posterior.logdensity_fn, positions,
@@ -236,6 +245,7 @@ def _sample(
             "num_grad_evals": float(np.nansum(trace.num_grad_evals)),
             "step_size": float(params.step_size),
             "broken_chains": np.flatnonzero(trace.is_nonfinite).tolist(),
+            "starts": told,
         }
         start = go(states, 0, params)
         write_json(folder / "warmup.json", warmup)

@@ -76,6 +76,8 @@ from probjax.mcmc.runs import Run as Run
 from probjax.mcmc.runs import progress as progress
 from probjax.mcmc.runs import restore_run as restore_run
 from probjax.mcmc.runs import save_run as save_run
+from probjax.mcmc.starts import Starts as Starts
+from probjax.mcmc.starts import pathfinder_starts as pathfinder_starts
 from probjax.mcmc.tempering import Level as Level
 from probjax.mcmc.tempering import TemperingInfo as TemperingInfo
 from probjax.mcmc.tempering import TemperingState as TemperingState

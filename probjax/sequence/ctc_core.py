@@ -233,7 +233,11 @@ def forward(
     may_skip = with_lane_zero(can_skip, False)
     low, dtype = wide.lowest(label_lp.dtype), label_lp.dtype
 
-    def step(state: LatticeStates, emission: LatticeStates) -> tuple[LatticeStates, Any]:
+    def step(state: LatticeStates, scores: tuple[Array, Array]) -> tuple[LatticeStates, Any]:
+        # Split here, not before the scan: two arrays of all frames less.
+        emission = LatticeStates(
+            wide.from_log(scores[0]), wide.from_log(with_lane_zero(scores[1], -jnp.inf))
+        )
         (stay, enter), exponent = wide.aligned(state.blank, state.label)
         total = stay + enter
         blank = wide.normalised(total * emission.blank.mantissa, exponent + emission.blank.exponent)
@@ -256,10 +260,7 @@ def forward(
         jnp.where(lane == 0, 1.0, nothing.mantissa), jnp.where(lane == 0, 0.0, nothing.exponent)
     )
     start = varying_over(LatticeStates(first, nothing), (blank_lp, label_lp, can_skip))
-    emissions = LatticeStates(
-        wide.from_log(blank_lp), wide.from_log(with_lane_zero(label_lp, -jnp.inf))
-    )
-    return jax.lax.scan(step, start, emissions)
+    return jax.lax.scan(step, start, (blank_lp, label_lp))
 
 
 def backward(
