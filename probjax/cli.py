@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["list"])
-        digits     learn to draw handwritten digits; five samplers, their quality and cost
-        posterior  sample a posterior with many chains; can the draws be trusted, and their cost
+        digit-lines  read lines of handwritten digits; label errors, alignment, greedy against beam
+        digits       learn to draw handwritten digits; five samplers, their quality and cost
+        posterior    sample a posterior with many chains; can the draws be trusted, and their cost
         0
     """
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -2,6 +2,11 @@
 
 from probjax.datasets.batches import batch_indices as batch_indices
 from probjax.datasets.batches import epoch_permutation as epoch_permutation
+from probjax.datasets.digit_lines import DigitLines as DigitLines
+from probjax.datasets.digit_lines import LineLayout as LineLayout
+from probjax.datasets.digit_lines import compose_line as compose_line
+from probjax.datasets.digit_lines import compose_lines as compose_lines
+from probjax.datasets.digit_lines import load_glyphs as load_glyphs
 from probjax.datasets.digits import load_digits as load_digits
 from probjax.datasets.images import Images as Images
 from probjax.datasets.images import dequantise as dequantise

@@ -2,7 +2,7 @@
 
 >>> from probjax import experiments
 >>> sorted(experiments.NAMES)
-['digits', 'posterior']
+['digit-lines', 'digits', 'posterior']
 >>> experiments.load("digits").Config().seed
 0
 """
@@ -13,6 +13,7 @@ from types import ModuleType
 from probjax.experiments.runs import UserError
 
 NAMES = {
+    "digit-lines": "read lines of handwritten digits; label errors, alignment, greedy against beam",
     "digits": "learn to draw handwritten digits; five samplers, their quality and cost",
     "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
 }
@@ -39,4 +40,4 @@ def load(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise UserError(f"unknown experiment {name!r}; there are: {', '.join(sorted(NAMES))}")
-    return importlib.import_module(f"probjax.experiments.{name}")
+    return importlib.import_module(f"probjax.experiments.{name.replace('-', '_')}")

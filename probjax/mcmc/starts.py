@@ -47,7 +47,7 @@ def pathfinder_starts(
     logdensity_fn: LogDensityFn,
     positions: Any,
     *,
-    num_draws: int = 100,
+    num_draws: int = 25,
     max_iterations: int = 100,
 ) -> Starts:
     r"""Draw starts of chains by multi-path Pathfinder: BlackJAX's, without replacement.

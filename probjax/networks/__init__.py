@@ -1,6 +1,8 @@
 """Flax modules that the experiments use, as pure functions."""
 
 from probjax.networks.features import noise_features as noise_features
+from probjax.networks.line_encoder import LineEncoder as LineEncoder
+from probjax.networks.line_encoder import LineTransducer as LineTransducer
 from probjax.networks.mixer import DenoisingMixer as DenoisingMixer
 from probjax.networks.mlp import MLP as MLP
 from probjax.networks.mlp import DenoisingMLP as DenoisingMLP

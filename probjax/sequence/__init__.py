@@ -1,9 +1,13 @@
-"""Connectionist temporal classification: lattice, loss, posteriors, decoding."""
+"""Connectionist temporal classification and the transducer: losses, alignment, decoding."""
 
+from probjax.sequence.alignment import CTCAlignment as CTCAlignment
+from probjax.sequence.alignment import ctc_align as ctc_align
+from probjax.sequence.alignment import ctc_sample_alignment as ctc_sample_alignment
 from probjax.sequence.beam import BeamState as BeamState
 from probjax.sequence.beam import LanguageModel as LanguageModel
 from probjax.sequence.beam import beam_init as beam_init
 from probjax.sequence.beam import beam_step as beam_step
+from probjax.sequence.compat import optax_ctc_loss as optax_ctc_loss
 from probjax.sequence.ctc import ctc_loss as ctc_loss
 from probjax.sequence.ctc import ctc_loss_from_log_probs as ctc_loss_from_log_probs
 from probjax.sequence.ctc import ctc_loss_reference as ctc_loss_reference
@@ -24,3 +28,22 @@ from probjax.sequence.posteriors import CTCPosterior as CTCPosterior
 from probjax.sequence.posteriors import alignment_entropy as alignment_entropy
 from probjax.sequence.posteriors import ctc_posteriors as ctc_posteriors
 from probjax.sequence.posteriors import vocab_occupancy as vocab_occupancy
+from probjax.sequence.sharded import sharded_ctc_loss as sharded_ctc_loss
+from probjax.sequence.sharded import sharded_rnnt_loss as sharded_rnnt_loss
+from probjax.sequence.transducer import hat_log_probs as hat_log_probs
+from probjax.sequence.transducer import rnnt_arc_posteriors as rnnt_arc_posteriors
+from probjax.sequence.transducer import rnnt_loss as rnnt_loss
+from probjax.sequence.transducer import rnnt_loss_from_arcs as rnnt_loss_from_arcs
+from probjax.sequence.transducer import rnnt_loss_from_joint as rnnt_loss_from_joint
+from probjax.sequence.transducer_alignment import RNNTAlignment as RNNTAlignment
+from probjax.sequence.transducer_alignment import rnnt_align as rnnt_align
+from probjax.sequence.transducer_arcs import Arcs as Arcs
+from probjax.sequence.transducer_decoding import RNNTBeam as RNNTBeam
+from probjax.sequence.transducer_decoding import RNNTDecoded as RNNTDecoded
+from probjax.sequence.transducer_decoding import rnnt_beam as rnnt_beam
+from probjax.sequence.transducer_decoding import rnnt_greedy as rnnt_greedy
+from probjax.sequence.transducer_pruned import pruning_ranges as pruning_ranges
+from probjax.sequence.transducer_pruned import rnnt_pruned_loss as rnnt_pruned_loss
+from probjax.sequence.transducer_pruned import rnnt_simple_loss as rnnt_simple_loss
+from probjax.sequence.transducer_pruned import simple_arcs as simple_arcs
+from probjax.sequence.transducer_pruned import take_band as take_band

@@ -30,6 +30,9 @@ from probjax.sequence import ctc_core, emissions
 INFEASIBLE = ("inf", "zero")
 """What a target without alignment costs; its gradient is zero either way."""
 
+IMPLEMENTATIONS = ("xla", "pallas")
+"""How the sums over alignments are run: scans, or one kernel (for CUDA; elsewhere interpreted)."""
+
 REDUCTIONS = ("sum", "mean", "torch_mean")
 """Kinds of `reduce_loss`."""
 
@@ -43,6 +46,7 @@ def ctc_loss(
     blank_id: int = 0,
     infeasible: str = "inf",
     checks: str = "poison",
+    implementation: str = "xla",
 ) -> Float[Array, "*batch"]:
     r"""Negative log probability of each target, summed over its alignments, from logits.
 
@@ -66,6 +70,7 @@ def ctc_loss(
         blank_id: class of the blank, in $[-V,V)$.
         infeasible: loss of a target without alignment: `"inf"` or `"zero"`. Gradient 0 in both.
         checks: `"poison"`, or `"checkify"` for an error under `checkify.checkify` as well.
+        implementation: `"xla"`, or `"pallas"` for the GPU kernel of `probjax.sequence.kernels`.
 
     Returns:
         Losses `()` or `(B,)`, not negative, float32 or float64.
@@ -87,7 +92,7 @@ def ctc_loss(
     given = emissions.prepare(
         logits, labels, logit_lengths, label_lengths, blank_id=blank_id, checks=checks
     )
-    return _losses(given, True, infeasible, ctc_core.log_z)
+    return _losses(given, True, infeasible, _core(implementation))
 
 
 def ctc_loss_from_log_probs(
@@ -99,6 +104,7 @@ def ctc_loss_from_log_probs(
     blank_id: int = 0,
     infeasible: str = "inf",
     checks: str = "poison",
+    implementation: str = "xla",
 ) -> Float[Array, "*batch"]:
     r"""`ctc_loss` from log probabilities, with the gradient with respect to them.
 
@@ -115,6 +121,7 @@ def ctc_loss_from_log_probs(
         blank_id: as for `ctc_loss`.
         infeasible: as for `ctc_loss`.
         checks: as for `ctc_loss`.
+        implementation: as for `ctc_loss`.
 
     Returns:
         Losses `()` or `(B,)`.
@@ -139,7 +146,7 @@ def ctc_loss_from_log_probs(
         checks=checks,
         name="log_probs",
     )
-    return _losses(given, False, infeasible, ctc_core.log_z)
+    return _losses(given, False, infeasible, _core(implementation))
 
 
 def ctc_loss_reference(
@@ -257,6 +264,15 @@ def hybrid_loss(
         return share * jnp.where(share == 0, 0.0, loss)
 
     return part(share, ctc) + part(1 - share, cross_entropy)
+
+
+def _core(implementation: str) -> Any:
+    core_checks.one_of("implementation", implementation, IMPLEMENTATIONS)
+    if implementation == "xla":
+        return ctc_core.log_z
+    from probjax.sequence import kernels  # late: Pallas takes time to import
+
+    return kernels.log_z
 
 
 def _losses(

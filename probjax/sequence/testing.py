@@ -36,6 +36,23 @@ class CTCEnumeration(NamedTuple):
     """`(n,)`: their log probabilities."""
 
 
+class RNNTEnumeration(NamedTuple):
+    """All alignments of one target on the transducer's lattice."""
+
+    log_z: float
+    """Logarithm of the sum of the alignments' probabilities, $-\\infty$ if there is none."""
+    blank: np.ndarray
+    """`(T, U + 1)`: how often, given the target, the blank is taken there; 0 without alignment."""
+    label: np.ndarray
+    """`(T, U)`: with which probability label `u` comes in frame `t`."""
+    best_score: float
+    """Logarithm of the largest probability of one alignment."""
+    label_frames: np.ndarray
+    """`(n, U)`: in which frame each label comes, by alignment, in lexicographic order."""
+    log_probs: np.ndarray
+    """`(n,)`: the alignments' log probabilities."""
+
+
 def spelled(path: Iterable[Any], *, blank_id: int = 0) -> tuple[int, ...]:
     """Return what a path spells: equal neighbours merged, then blanks dropped.
 
@@ -116,3 +133,57 @@ def enumerate_labellings(log_probs: Any, *, blank_id: int = 0) -> dict[tuple[int
         score = log_probs[np.arange(num_frames), path].sum()
         sums[labels] = np.logaddexp(sums.get(labels, -np.inf), score)
     return dict(sorted(((y, float(p)) for y, p in sums.items()), key=lambda item: -item[1]))
+
+
+def enumerate_rnnt(
+    log_probs: Any, labels: Iterable[Any], *, blank_id: int = 0, kind: str = "regular"
+) -> RNNTEnumeration:
+    r"""Sum over every choice of frames for the labels of a transducer.
+
+    $$p(y)=\sum_{f_1\le\dots\le f_U}\ \prod_u p_{f_u,\,u-1}(y_u)\
+      \prod_t p_{t,\,\#\{u:f_u\le t\}}(\varnothing)$$
+
+    Of kind `"modified"` and `"constrained"` no two labels share a frame; of kind `"modified"` a
+    frame with a label has no blank.
+
+    Args:
+        log_probs: `(T, U + 1, V)`, not necessarily normalised.
+        labels: the target, `U` labels.
+        blank_id: the class of the blank, in $[-V, V)$.
+        kind: `"regular"`, `"modified"` or `"constrained"`.
+
+    Returns:
+        `RNNTEnumeration`.
+
+    Example:
+        >>> uniform = np.full((3, 3, 4), -np.log(4))
+        >>> result = enumerate_rnnt(uniform, [1, 2])
+        >>> len(result.log_probs), round(float(-result.log_z), 6)
+        (6, 5.139712)
+    """
+    log_probs = np.asarray(log_probs, np.float64)
+    num_frames, target = log_probs.shape[0], [int(k) for k in labels]
+    distinct, repeated = itertools.combinations, itertools.combinations_with_replacement
+    choose = repeated if kind == "regular" else distinct
+    choices = list(choose(range(num_frames), len(target)))
+    paths = np.array(choices, int).reshape(len(choices), len(target))
+    scores = np.zeros(len(paths))
+    blanks = np.zeros((len(paths), *log_probs.shape[:2]))
+    moves = np.zeros((len(paths), num_frames, len(target)))
+    for path, frames in enumerate(paths):
+        for lane, (frame, label) in enumerate(zip(frames, target, strict=True)):
+            scores[path] += log_probs[frame, lane, label]
+            moves[path, frame, lane] = 1
+        for frame in range(num_frames):
+            if kind != "modified" or frame not in frames:
+                lane = np.sum(frames <= frame)
+                scores[path] += log_probs[frame, lane, blank_id]
+                blanks[path, frame, lane] = 1
+    best = scores.max(initial=-np.inf)
+    if best == -np.inf:
+        nothing = np.zeros(log_probs.shape[:2]), np.zeros((num_frames, len(target)))
+        return RNNTEnumeration(best, *nothing, best, paths, scores)
+    log_z = best + np.log(np.exp(scores - best).sum())
+    weights = np.exp(scores - log_z)
+    blank, label = np.tensordot(weights, blanks, 1), np.tensordot(weights, moves, 1)
+    return RNNTEnumeration(log_z, blank, label, best, paths, scores)

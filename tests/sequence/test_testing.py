@@ -37,3 +37,19 @@ def test_nothing_to_sum():
     assert empty.log_z == 0 and empty.num_alignments == 1
     impossible = testing.enumerate_ctc(np.array([[0.0, -np.inf]]), [1])
     assert impossible.log_z == -np.inf and impossible.num_alignments == 1
+
+
+def test_uniform_transducer_by_hand():
+    """Frames with repetition, or without; empty targets, no frames, more labels than frames."""
+    uniform = np.full((3, 3, 4), -math.log(4))
+    for kind, count, arcs in (("regular", 6, 5), ("modified", 3, 3), ("constrained", 3, 5)):
+        result = testing.enumerate_rnnt(uniform, [1, 2], kind=kind)
+        assert len(result.log_probs) == count
+        assert abs(result.log_z - (math.log(count) - arcs * math.log(4))) < 1e-14
+        assert abs(result.label.sum() - 2) < 1e-14
+        assert abs(result.blank.sum() - (arcs - 2)) < 1e-14
+    empty = testing.enumerate_rnnt(uniform[:, :1], [])
+    assert abs(empty.log_z + 3 * math.log(4)) < 1e-14 and len(empty.log_probs) == 1
+    assert testing.enumerate_rnnt(uniform[:0, :1], []).log_z == 0
+    assert testing.enumerate_rnnt(uniform[:0], [1, 2]).log_z == -np.inf
+    assert testing.enumerate_rnnt(uniform[:1], [1, 2], kind="modified").log_z == -np.inf
