@@ -58,8 +58,8 @@ class Config:
 
     loss: Literal["ctc", "transducer"] = "ctc"
     """What the reader is trained by."""
-    split: Literal["image", "form"] = "image"
-    """What is held out: random images, of the same hands; or whole forms, so other hands."""
+    split: Literal["form", "image"] = "form"
+    """What is held out: whole forms, so other hands; or random images, of the same hands."""
     seed: int = 0
     """Seed of every random stream. Lines to judge by are the same for every seed."""
     tile: int | None = None

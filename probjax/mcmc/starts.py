@@ -30,6 +30,9 @@ from probjax.mcmc.categorical import gumbel_top_k
 from probjax.mcmc.kernels import LogDensityFn
 from probjax.mcmc.program import count_chains, on_host
 
+MAX_LINE_SEARCH = 20
+"""Steps of L-BFGS's line search; all paths wait for the longest."""
+
 
 class Starts(NamedTuple):
     """Where chains may begin, and how it was found."""
@@ -48,7 +51,7 @@ def pathfinder_starts(
     positions: Any,
     *,
     num_draws: int = 25,
-    max_iterations: int = 100,
+    max_iterations: int = 30,
 ) -> Starts:
     r"""Draw starts of chains by multi-path Pathfinder: BlackJAX's, without replacement.
 
@@ -111,7 +114,7 @@ def _program(logdensity_fn: LogDensityFn, num_draws: int, max_iterations: int) -
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             found, _ = multipathfinder.multi_approximate(
                 stream(key, "proposal"), lambda x: logdensity_fn(unravel(x)), flat, num_draws,
-                maxiter=max_iterations,
+                maxiter=max_iterations, maxls=MAX_LINE_SEARCH,
             )  # fmt: skip
             fine = jnp.isfinite(found.logp) & jnp.isfinite(found.logq)
             fine &= jnp.all(jnp.isfinite(found.samples), axis=-1)

@@ -17,6 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from probjax.core import checks
 
+INK_MEAN, INK_SCALE = 0.2, 0.33
+"""About the mean and the deviation of the pixels of a line. Without unit scale throughout (He's
+initial weights do the rest) training stays at naming blanks for hundreds of steps."""
+
 
 class LineEncoder(nn.Module):
     r"""Three convolutions along the columns of an image; the second takes every other column.
@@ -25,6 +29,8 @@ class LineEncoder(nn.Module):
 
     $$h^{(l)}_t=\text{relu}\Big(b^{(l)}+\sum_{j}W^{(l)}_j\,h^{(l-1)}_{r_l t+j}\Big),\qquad
       r=(1,2,1),\qquad\text{output}_t=A\,h^{(3)}_t+a$$
+
+    from $h^{(0)}=(\text{image}-0.2)/0.33$, which is zero outside the image.
 
     Frame $t$ stands over columns $2t$ and $2t+1$. It sees $4k-3$ columns with kernels of $k$
     taps, 17 by default: two digits, not the line.
@@ -63,6 +69,7 @@ class LineEncoder(nn.Module):
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
         x = jnp.swapaxes(images, -1, -2).reshape(math.prod(batch), width, height)
+        x = (x - INK_MEAN) / INK_SCALE
         half = self.kernel_size // 2
         for channels, stride in zip(self.widths, (1, 2, 1), strict=True):
             # The same margin on both sides: a frame stands in the middle of what it sees.
@@ -70,7 +77,8 @@ class LineEncoder(nn.Module):
             stop = x.shape[1]
             taps = [padded[:, j : j + stop : stride] for j in range(self.kernel_size)]
             # One matrix product: inside a loop XLA's convolutions are many times slower on CPUs.
-            x = nn.relu(nn.Dense(channels)(jnp.concatenate(taps, axis=-1)))
+            layer = nn.Dense(channels, kernel_init=nn.initializers.he_normal())
+            x = nn.relu(layer(jnp.concatenate(taps, axis=-1)))
         return nn.Dense(self.num_outputs)(x).reshape(*batch, width // 2, self.num_outputs)
 
 
@@ -80,9 +88,10 @@ class LineTransducer(nn.Module):
     $$\text{logits}_{tu}=A\tanh(f_t+g_u)+a,\qquad f=\text{LineEncoder}(image),\qquad
       g_u=\text{MLP}(\text{embedding}(y_u))$$
 
-    where $y_0$ is the blank, for nothing written yet. The predictor sees one label back only: that
-    is enough to tell a repeated digit from the same one seen twice, and random digits offer no more
-    to learn.
+    where $y_0$ is the blank, for nothing written yet. The predictor sees one label back only:
+    random digits offer no more to learn. Take a lattice in which a label ends its frame
+    (`"modified"` or `"constrained"`): with the last label alone, a frame that has just written a 3
+    cannot be told from one that is to write a 3 behind a 3.
 
     Args:
         num_classes: classes, the blank among them.
@@ -120,7 +129,7 @@ class LineTransducer(nn.Module):
         self.encoder = LineEncoder(self.width, self.encoder_widths, self.kernel_size)
         self.embedding = nn.Embed(self.num_classes, self.width)
         self.inner, self.outer = nn.Dense(self.width), nn.Dense(self.width)
-        self.output = nn.Dense(self.num_classes)
+        self.output, self.frames = nn.Dense(self.num_classes), nn.Dense(self.num_classes)
 
     def __call__(
         self,
@@ -130,13 +139,22 @@ class LineTransducer(nn.Module):
         """Logits of every frame after every number of labels, `(*B, T, U + 1, V)`."""
         first = jnp.full_like(labels[..., :1], self.blank_id)
         written = self.predict(jnp.concatenate([first, labels], axis=-1))
-        return self.join(self.encode(images)[..., :, None, :], written[..., None, :, :])
+        seen = self.encode(images)
+        if self.is_initializing():
+            self.name_frames(seen)
+        return self.join(seen[..., :, None, :], written[..., None, :, :])
 
     def encode(
         self, images: Float[Array, "*batch height width"]
     ) -> Float[Array, "*batch frames features"]:
         """What each frame shows, $f$."""
         return self.encoder(images)
+
+    def name_frames(
+        self, seen: Float[Array, "*batch frames features"]
+    ) -> Float[Array, "*batch frames classes"]:
+        """Logits of each frame by itself, for a CTC loss beside the transducer's."""
+        return self.frames(seen)
 
     def predict(self, last: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
         """What the last label lets expect, $g$; padding, outside the classes, counts as blank."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax.networks.line_encoder import LineEncoder, LineTransducer
+from probjax.networks.line_encoder import INK_MEAN, INK_SCALE, LineEncoder, LineTransducer
 
 NET = LineEncoder(3, widths=(4, 5, 6))
 IMAGES = jax.random.normal(jax.random.key(1), (2, 10, 60))
@@ -24,7 +24,7 @@ def pair_params():
 
 def by_hand(params, image):
     """The formula, tap by tap."""
-    x = np.asarray(image).T
+    x = (np.asarray(image).T - INK_MEAN) / INK_SCALE
     for name, stride in (("Dense_0", 1), ("Dense_1", 2), ("Dense_2", 1)):
         kernel, bias = (np.asarray(params["params"][name][part]) for part in ("kernel", "bias"))
         kernel = kernel.reshape(5, -1, kernel.shape[-1])
