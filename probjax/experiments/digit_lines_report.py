@@ -161,7 +161,7 @@ def draw_lines(
         bars.set(xlim=(0, width), ylim=(2.4, -0.6))
         heat.set_axis_on()
         heat.imshow(
-            np.asarray(reading.occupancy[index]).T, cmap="magma_r", vmin=0, vmax=1, aspect="auto",
+            np.asarray(reading.occupancy[index]).T, cmap="Blues", vmin=0, vmax=1, aspect="auto",
             extent=(0, width, 10.5, -0.5), interpolation="nearest",
         )  # fmt: skip
         heat.set_yticks([0, 5, 9, 10], ["0", "5", "9", "blank"], fontsize=7, color=ink)

@@ -62,7 +62,7 @@ def test_a_tiny_run_is_judged(tmp_path, capsys):
     assert "train  4/4  100%" in told and "verdict: fail" in told
     found = metrics_of(folder)
     assert found["gate"]["checks"]["images_on_both_sides"]["value"] == 0
-    assert found["num_images"] == {"train": 1297, "test": 500}
+    assert found["num_images"] == {"train": 1287, "test": 510}
     assert [row["decoder"] for row in found["decoders"]] == ["greedy"]
     samples = np.load(folder / "samples.npz")
     assert samples["images"].shape == (16, 10, 100)
