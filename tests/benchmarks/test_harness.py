@@ -86,11 +86,11 @@ def test_bars_pick_their_own_peers_and_figures():
         return Contender(name, lambda: program, **fields)
 
     contenders = (
-        of("ours, quick", 0.01, 0.1),
-        of("ours, frugal", 0.04, 0.9),
-        of("one peer", 0.02, 0.2, peer=True),
-        of("other peer, a", 0.05, 0.3, peer=True, in_reference=False),
-        of("other peer, b", 0.03, 0.1, peer=True, in_reference=False),
+        of("ours, quick", 0.04, 0.1),
+        of("ours, frugal", 0.16, 0.9),
+        of("one peer", 0.08, 0.2, peer=True),
+        of("other peer, a", 0.2, 0.3, peer=True, in_reference=False),
+        of("other peer, b", 0.12, 0.1, peer=True, in_reference=False),
     )
     figure = "draws per gradient"
     bars = Bar("speed", 1.5), Bar("speed", 2.5, "other"), Bar(figure, 3.1, "other"), Bar("x", 1.0)

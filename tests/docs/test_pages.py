@@ -24,6 +24,8 @@ METHOD_PAGES = [
             "microcanonical",
         )
     ),
+    "sequence/alignment.md",
+    "sequence/transducer.md",
 ]
 SECTIONS = [
     "What problem this solves",

@@ -64,9 +64,9 @@ def test_a_tiny_run_is_judged(tmp_path, capsys):
     assert found["gate"]["checks"]["images_on_both_sides"]["value"] == 0
     assert found["num_images"] == {"train": 1287, "test": 510}
     assert [row["decoder"] for row in found["decoders"]] == ["greedy"]
-    samples = np.load(folder / "samples.npz")
-    assert samples["images"].shape == (16, 10, 100)
-    assert samples["read_occupancy"].shape == (16, 50, 11)
+    with np.load(folder / "samples.npz") as samples:
+        assert samples["images"].shape == (16, 10, 100)
+        assert samples["read_occupancy"].shape == (16, 50, 11)
     html = (folder / "report.html").read_text()
     assert "<title>Digit lines by ctc: fail</title>" in html and "http" not in html
 
@@ -89,15 +89,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits_on_other_devices(tmp_path, capsy
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["image", "form"])
 def test_lines_of_held_out_digits_are_read(tmp_path, split):
-    """The gate of the whole run, and what a leak or a mistake would turn round.
-
-    Its limits are those of images held out at random; other hands are harder.
-    """
+    """The gate of the whole run, and what a leak or a mistake would turn round."""
     words = ["run", "digit-lines", "--out", str(tmp_path / "run")]
     assert cli.main([*words, f"--config.split={split}"]) == 0
     found = metrics_of(tmp_path / "run")
-    verdicts = ("pass",) if split == "image" else ("pass", "review")
-    assert found["gate"]["verdict"] in verdicts, found["gate"]["reasons"]
+    assert found["gate"]["verdict"] == "pass", found["gate"]["reasons"]
     held_out, known = found["held_out"], found["training_digits"]
     assert known["label_error_rate"] < held_out["label_error_rate"]
     assert known["loss"] < held_out["loss"]
