@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +18,12 @@ SMALL = [
     "--config.reading.num-lines=16", "--config.reading.chunk-size=16",
 ]  # fmt: skip
 NO_BEAM = ["--config.reading.beam-widths"]
+
+
+@pytest.fixture(autouse=True)
+def eight_devices():
+    """Once JAX has its devices the command line leaves their number alone."""
+    assert len(jax.devices()) == 8
 
 
 def run(folder, *options):
