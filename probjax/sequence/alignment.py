@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from probjax.core import checks as core_checks
 from probjax.core.keys import RowKeys, as_key, item_keys, step_key, stream
@@ -340,8 +340,4 @@ def _plus(a: _Exact, b: Array) -> _Exact:
 
 def _after(x: _Exact) -> _Exact:
     """Each lane takes what the lane before it had; the first becomes impossible."""
-
-    def moved(part: Shaped[Array, "lanes"], fill: float) -> Array:
-        return jax.lax.pad(part, jnp.asarray(fill, part.dtype), [(1, -1, 0)])
-
-    return _Exact(moved(x.high, -jnp.inf), moved(x.low, 0.0))
+    return _Exact(ctc_core.right(x.high, -jnp.inf), ctc_core.right(x.low, 0.0))

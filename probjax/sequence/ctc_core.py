@@ -185,8 +185,8 @@ def log_z_reference(
     may_skip = with_lane_zero(can_skip, False)
 
     def step(state: LatticeStates, scores: tuple[Array, Array]) -> tuple[LatticeStates, Array]:
-        skipping = jnp.where(may_skip, _right(state.label, -jnp.inf), -jnp.inf)
-        into_label = jnp.stack([state.label, _right(state.blank, -jnp.inf), skipping])
+        skipping = jnp.where(may_skip, right(state.label, -jnp.inf), -jnp.inf)
+        into_label = jnp.stack([state.label, right(state.blank, -jnp.inf), skipping])
         blank = logspace.logaddexp(state.blank, state.label) + scores[0]
         label = logspace.logsumexp(into_label, axis=0) + scores[1]
         top = jax.lax.stop_gradient(jnp.maximum(jnp.max(blank), jnp.max(label)))
@@ -243,10 +243,10 @@ def forward(
         blank = wide.normalised(total * emission.blank.mantissa, exponent + emission.blank.exponent)
         blank_from_label = enter * _inverse(total)
 
-        earlier = Wide(_right(state.blank.mantissa, 0.0), _right(state.blank.exponent, low))
+        earlier = Wide(right(state.blank.mantissa, 0.0), right(state.blank.exponent, low))
         skipping = Wide(
-            jnp.where(may_skip, _right(state.label.mantissa, 0.0), 0.0),
-            jnp.where(may_skip, _right(state.label.exponent, low), low),
+            jnp.where(may_skip, right(state.label.mantissa, 0.0), 0.0),
+            jnp.where(may_skip, right(state.label.exponent, low), low),
         )
         (stay, enter, skip), exponent = wide.aligned(state.label, earlier, skipping)
         total = stay + enter + skip
@@ -374,8 +374,20 @@ def with_lane_zero(
     return jnp.concatenate([jnp.full_like(x[..., :1], fill, shape=(*x.shape[:-1], 1)), x], axis=-1)
 
 
-def _right(x: Array, fill: float) -> Array:
-    """Each lane takes what the lane before it had."""
+def right(x: Shaped[Array, "lanes"], fill: float) -> Shaped[Array, "lanes"]:
+    """Give each lane what the lane before it has.
+
+    Args:
+        x: one number for each lane.
+        fill: what the first lane gets.
+
+    Returns:
+        The moved lanes.
+
+    Example:
+        >>> print(right(jnp.array([1.0, 2.0]), 0.0))
+        [0. 1.]
+    """
     return jax.lax.pad(x, jnp.asarray(fill, x.dtype), [(1, -1, 0)])
 
 

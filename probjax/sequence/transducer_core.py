@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from probjax.core import logspace
 from probjax.sequence import wide
-from probjax.sequence.ctc_core import left, varying_over
+from probjax.sequence.ctc_core import left, right, varying_over
 from probjax.sequence.wide import Wide
 
 
@@ -201,7 +201,7 @@ def forward(
             Wide(alpha.mantissa * weight.mantissa, alpha.exponent + weight.exponent)
             for weight in weights
         )
-        move = Wide(_right(move.mantissa, 0.0), _right(move.exponent, 2 * low))
+        move = Wide(right(move.mantissa, 0.0), right(move.exponent, 2 * low))
         (stayed, moved), exponent = wide.aligned(stay, move)
         total = stayed + moved
         some = total > 0
@@ -243,7 +243,7 @@ def log_z_reference(
     lane = jnp.arange(stay_lp.shape[1], dtype=jnp.int32)
 
     def step(alpha: Array, weights: tuple[Array, Array]) -> tuple[Array, Array]:
-        moved = _right(alpha + weights[1], -jnp.inf)
+        moved = right(alpha + weights[1], -jnp.inf)
         new = logspace.logaddexp(alpha + weights[0], moved)
         top = jax.lax.stop_gradient(jnp.max(new))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
@@ -280,7 +280,7 @@ def best_walk(
     lane = jnp.arange(stay_lp.shape[1], dtype=jnp.int32)
 
     def step(best: Array, weights: tuple[Array, Array]) -> tuple[Array, Array]:
-        stayed, moved = best + weights[0], _right(best + weights[1], -jnp.inf)
+        stayed, moved = best + weights[0], right(best + weights[1], -jnp.inf)
         return jnp.maximum(stayed, moved), moved > stayed
 
     def back(lane: Array, came: Array) -> tuple[Array, Array]:
@@ -304,8 +304,3 @@ def _end(alpha: Wide, end_lane: Array) -> Array:
 def _with_last_lane(move_lp: Array, stay_lp: Array) -> Array:
     """One more column: from the last lane nothing moves on."""
     return jnp.concatenate([move_lp, jnp.full_like(stay_lp[:, :1], -jnp.inf)], axis=1)
-
-
-def _right(x: Array, fill: float) -> Array:
-    """Each lane takes what the lane before it had."""
-    return jax.lax.pad(x, jnp.asarray(fill, x.dtype), [(1, -1, 0)])

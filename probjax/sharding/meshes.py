@@ -91,7 +91,7 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
         2
     """
     shardings = jax.tree.map(lambda each: NamedSharding(mesh, each), spec)
-    if mesh.is_multi_process is False:
+    if all(each.is_fully_addressable for each in jax.tree.leaves(shardings)):
         return jax.device_put(tree, shardings)
 
     def one(leaf, sharding):
