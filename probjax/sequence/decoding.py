@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probjax.core import checks, rows
@@ -108,7 +107,7 @@ def greedy_decode(
         [1, 1]
         >>> greedy_decode(logits, 3)
         Traceback (most recent call last):
-        ValueError: lengths must lie in [0, 2], got 3
+        ValueError: lengths=3 must be in [0, 2]
     """
     logits, lengths, blank = _read(logits, lengths, blank_id)
     one = functools.partial(_decode, blank=blank, merge_repeated=merge_repeated)
@@ -228,18 +227,7 @@ def _read(
         raise ValueError(f"logits must have shape (B, T, V) or (T, V), got {logits.shape}")
     batch, (num_frames, num_classes) = logits.shape[:-2], logits.shape[-2:]
     blank = front_index(blank_id, num_classes)
-    if lengths is None:
-        lengths = jnp.full(batch, num_frames, jnp.int32)
-    if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
-        raise TypeError(f"lengths must be integers, got {jnp.result_type(lengths)}")
-    checks.shape("lengths", lengths, batch)
-    if not isinstance(lengths, jax.core.Tracer):
-        given = np.asarray(lengths)
-        for index in np.argwhere((given < 0) | (given > num_frames)):
-            place = f"[{index[0]}]" if index.size else ""
-            value = given[tuple(index)]
-            raise ValueError(f"lengths{place} must lie in [0, {num_frames}], got {value}")
-    return logits, jnp.asarray(lengths, jnp.int32), blank
+    return logits, checks.lengths("lengths", lengths, batch, num_frames), blank
 
 
 def _frame_log_probs(

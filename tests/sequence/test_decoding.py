@@ -329,9 +329,9 @@ def test_bad_input_is_named(decode):
         decode(jnp.zeros((2, 3, 4), jnp.int32))
     with pytest.raises(ValueError, match=r"blank_id=4 must be in \[-4, 4\)"):
         decode(logits, blank_id=4)
-    with pytest.raises(ValueError, match=r"lengths\[1\] must lie in \[0, 3\], got 4"):
+    with pytest.raises(ValueError, match=r"lengths\[1\]=4 must be in \[0, 3\]"):
         decode(logits, jnp.array([3, 4]))
-    with pytest.raises(ValueError, match="lengths must lie in .0, 3., got -1"):
+    with pytest.raises(ValueError, match=r"lengths=-1 must be in \[0, 3\]"):
         decode(logits[0], -1)
     with pytest.raises((ValueError, TypeError), match="lengths"):
         decode(logits, jnp.zeros(3, jnp.int32))
