@@ -48,6 +48,7 @@ def explicit_sm(
         ValueError: `target` or `score_fn(x)` has another shape than `x`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, -2.0], [0.0, 3.0]])
         >>> print(explicit_sm(lambda y: -2 * y, x, -x))
         [2.5 4.5]
@@ -94,6 +95,7 @@ def implicit_sm(
         ValueError: `score_fn(x)` has another shape than `x`, or `chunk < 1`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, -2.0], [0.0, 3.0]])
         >>> print(implicit_sm(lambda y: -y, x))  # -2 + |x|^2 / 2
         [0.5 2.5]

@@ -13,8 +13,8 @@ step:
 >>> for epsilon in (0.4, 0.2):
 ...     near = fd_ssm(jax.random.clone(key), energy_fn, x, epsilon=epsilon)
 ...     print(f"{(near - exact)[0]:.3f}")
--0.028
--0.007
+-0.024
+-0.006
 """
 
 from collections.abc import Callable
