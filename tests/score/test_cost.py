@@ -8,20 +8,25 @@ from benchmarks.score import objectives
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [2, 11])
-def test_flops_in_backward_equivalents(dim):
-    flops = {name: objectives.flops(name, dim) for name in objectives.OBJECTIVES}
-    unit = flops["regression"]
-    ratio = {name: value / unit for name, value in flops.items()}
-    assert ratio["denoising"] <= 1.05
-    assert ratio["sliced, reduced"] <= 2.1 and ratio["sliced"] <= 2.1
-    assert ratio["sliced energy"] <= (3.7 if dim == 11 else 3.85)
-    assert ratio["fd_ssm"] <= 3.1
-    assert ratio["implicit"] <= 1.03 * (dim + 1)
-    # The way of code that differentiates backwards twice costs a fourth to a half more.
-    assert ratio["backward twice"] > 1.2 * ratio["sliced"]
-    assert ratio["backward twice, energy"] > 1.3 * ratio["sliced energy"]
-    assert jnp.isfinite(jnp.asarray(list(ratio.values()))).all()
+def test_flops_in_backward_equivalents():
+    unit = objectives.flops("regression", 11)
+    ratio = {name: objectives.flops(name, 11) / unit for name in objectives.OBJECTIVES}
+    assert ratio["denoising"] <= 1.02
+    assert max(ratio["sliced"], ratio["sliced, reduced"]) <= 2.1
+    assert ratio["sliced energy"] <= 3.7
+    assert ratio["fd_dsm"] <= 2.1 and ratio["fd_ssm"] <= 3.1
+    assert ratio["implicit"] <= 12.3
+    # A second backward pass that computes nothing twice is no cheaper, and dearer for an energy.
+    assert ratio["backward twice"] > 0.99 * ratio["sliced"]
+    assert ratio["backward twice, energy"] > 1.05 * ratio["sliced energy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "energy"), [(2, 3.81), (64, 3.06)])
+def test_flops_in_other_dimensions(dim, energy):
+    unit = objectives.flops("regression", dim)
+    assert objectives.flops("sliced", dim) / unit <= 2.1
+    assert objectives.flops("sliced energy", dim) / unit <= energy
 
 
 def test_the_peers_compute_the_same_gradient(x64):
