@@ -299,10 +299,16 @@ def unipc(
         2
 
     References:
-        Zhao et al. 2023, *UniPC*, with B(h) = exp(h) - 1.
+        Zhao et al. 2023, *UniPC*, with B(h) = exp(h) - 1, the order falling at the end.
     """
     table = adams_table(
-        noise_scales, alphas=alphas, order=order, corrector=True, variant="half", final=final
+        noise_scales,
+        alphas=alphas,
+        order=order,
+        corrector=True,
+        variant="half",
+        end="lower",
+        final=final,
     )
     return multistep(denoiser, table, event_ndim=event_ndim)
 

@@ -90,7 +90,9 @@ class StepGrid(NamedTuple):
             level = float(stochasticity)
         else:
             dtype = jnp.result_type(float, *(v for v in given if v is not None))
-            sigma, level = jnp.asarray(noise_scales, dtype), jnp.asarray(stochasticity, dtype)
+            sigma = jnp.asarray(noise_scales, dtype)
+            traced = isinstance(stochasticity, jax.core.Tracer)
+            level = stochasticity.astype(dtype) if traced else float(stochasticity)
         alpha = xp.ones_like(sigma) if alphas is None else xp.asarray(alphas, sigma.dtype)
         return cls(xp, sigma, alpha, level, final)
 
@@ -103,6 +105,11 @@ class StepGrid(NamedTuple):
     def lengths(self) -> Any:
         r"""$(1+\ell^2)h$ of each step."""
         return (1 + self.stochasticity**2) * self.xp.diff(self.log_snr)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise to put in, or may be."""
+        return isinstance(self.stochasticity, jax.core.Tracer) or self.stochasticity > 0
 
     def with_middles(self, schedule: NoiseSchedule | None, *, first_only: bool) -> "StepGrid":
         r"""Insert a level in the middle, in $\lambda$, of the first step or of each.
@@ -164,12 +171,9 @@ class StepGrid(NamedTuple):
         xp = self.xp
         level, here, there = self.stochasticity, self.noise_scales[:-1], self.noise_scales[1:]
         gap = level**2 * xp.diff(self.log_snr)
-        noisy = xp is jnp or level > 0
         if decay is None:
             decay = there / here * xp.exp(-gap)
-            spread = there * xp.sqrt(-xp.expm1(-2 * gap)) if noisy else None
-        elif xp is np and not np.any(spread):
-            spread = None
+            spread = there * xp.sqrt(-xp.expm1(-2 * gap)) if self.noisy else None
         sigma, alpha = here, self.alphas[1:]
         if self.final == "denoise":
             end = xp.zeros_like(self.noise_scales[:1])

@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -273,13 +272,14 @@ def ddim_table(
         Song, Meng, Ermon 2021.
     """
     checks.non_negative("eta", eta)
-    grid = StepGrid.make(noise_scales, alphas, final, 0.0)
+    grid = StepGrid.make(noise_scales, alphas, final, eta)
     xp = grid.xp
     sigma, next_sigma = grid.noise_scales[:-1], grid.noise_scales[1:]
-    fresh = -xp.expm1(-2 * grid.lengths)
+    eta = grid.stochasticity
+    fresh = -xp.expm1(-2 * xp.diff(grid.log_snr))
     keep = next_sigma / sigma * xp.sqrt(1 - eta**2 * fresh)
     weight = 1 - grid.alphas[:-1] / grid.alphas[1:] * keep
-    spread = eta * next_sigma * xp.sqrt(fresh)
+    spread = eta * next_sigma * xp.sqrt(fresh) if grid.noisy else None
     return grid.table(newest_rows(weight, xp), None, decay=keep, spread=spread)
 
 
@@ -360,10 +360,10 @@ def euler_maruyama_table(
     checks.strictly_decreasing("times", times)
     checks.non_negative("stochasticity", stochasticity)
     times = jnp.asarray(times, jnp.result_type(float, jnp.result_type(times)))
-    grid = StepGrid.make(schedule.noise_scale(times), schedule.alpha(times), final, 0.0)
+    grid = StepGrid.make(schedule.noise_scale(times), schedule.alpha(times), final, stochasticity)
     here, steps = times[:-1], times[:-1] - times[1:]
     sigma, alpha = grid.noise_scales[:-1], grid.alphas[:-1]
-    xp, level = (np, stochasticity) if grid.xp is np else (jnp, jnp.asarray(stochasticity))
+    xp, level = grid.xp, grid.stochasticity
     drift, rate, steps = (
         xp.asarray(v, sigma.dtype) for v in (schedule.drift(here), schedule.diffusion2(here), steps)
     )

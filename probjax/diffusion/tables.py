@@ -21,6 +21,7 @@ program.
 
 from typing import Any
 
+import numpy as np
 from jax.typing import ArrayLike
 
 from probjax.core import checks
@@ -30,6 +31,7 @@ from probjax.diffusion.step_table import StepGrid, StepTable
 
 VARIANTS = ("exact", "half")
 STARTS = ("cold", "midpoint")
+ENDS = ("full", "lower")
 
 
 def adams_table(
@@ -40,6 +42,7 @@ def adams_table(
     corrector: bool = False,
     variant: str = "exact",
     start: str = "cold",
+    end: str = "full",
     stochasticity: ArrayLike = 0.0,
     schedule: NoiseSchedule | None = None,
     final: str = "denoise",
@@ -68,6 +71,8 @@ def adams_table(
         start: `"cold"` begins with order one, which caps the order of the whole at two (three
             with `corrector`). `"midpoint"` inserts a level in the middle of the first step, one
             call more, and keeps the order.
+        end: `"full"` keeps the order to the end. `"lower"` lets it fall by one a step, to one in
+            the step to no noise, as UniPC does.
         stochasticity: $\ell\ge0$, how much noise to put in: 0 is the probability flow, 1
             Anderson's reversal (ancestral sampling, at order one).
         schedule: the schedule of `alphas`, which `"midpoint"` asks for alpha in between.
@@ -82,7 +87,6 @@ def adams_table(
             3, an unknown name, or `"midpoint"` with `order=1`, one level, or `alphas` alone.
 
     Example:
-        >>> import numpy as np
         >>> table = adams_table(np.array([4.0, 1.0]), order=1, final="keep")
         >>> print(table.decay, table.predictor)  # DDIM: x / 4 + 3 / 4 D
         [0.25] [[0.75 0.   0.  ]]
@@ -95,14 +99,16 @@ def adams_table(
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     checks.one_of("variant", variant, VARIANTS)
     checks.one_of("start", start, STARTS)
+    checks.one_of("end", end, ENDS)
     grid = StepGrid.make(noise_scales, alphas, final, stochasticity)
     warm = start == "midpoint"
     if warm:
         if order == 1:
             raise ValueError("start='midpoint' needs order 2 or 3, got order=1")
         grid = grid.with_middles(schedule, first_only=True)
-    predictor = _multistep_rows(grid, order, variant, ahead=False)
-    corrected = _multistep_rows(grid, order, variant, ahead=True) if corrector else None
+    orders = _orders(grid, order, falls=end == "lower")
+    predictor = _multistep_rows(grid, orders, variant, ahead=False)
+    corrected = _multistep_rows(grid, orders, variant, ahead=True) if corrector else None
     if warm:
         predictor, corrected = _warm_rows(grid, order, variant, predictor, corrected)
     return grid.table(predictor, corrected)
@@ -134,7 +140,6 @@ def dpmpp_3m_table(
         ValueError: as `adams_table`.
 
     Example:
-        >>> import numpy as np
         >>> grid = np.array([4.0, 2.0, 1.0, 0.5])
         >>> gap = dpmpp_3m_table(grid).predictor[2] - adams_table(grid, order=3).predictor[2]
         >>> print(gap.round(3))
@@ -144,7 +149,7 @@ def dpmpp_3m_table(
         Lu et al. 2022b, in the form of their code and of its descendants.
     """
     grid = StepGrid.make(noise_scales, alphas, final, stochasticity)
-    return grid.table(_multistep_rows(grid, 3, "copied", ahead=False), None)
+    return grid.table(_multistep_rows(grid, _orders(grid, 3), "copied", ahead=False), None)
 
 
 def single_step_table(
@@ -178,7 +183,6 @@ def single_step_table(
         ValueError: as `adams_table`; `alphas` without `schedule`.
 
     Example:
-        >>> import numpy as np
         >>> table = single_step_table(np.array([4.0, 1.0]), final="keep")
         >>> print(table.noise_scales, table.predictor[:, :2])  # 3 / 4 D of the middle in all
         [4. 2.] [[ 0.5   0.  ]
@@ -205,26 +209,32 @@ def single_step_table(
     return grid.table(rows.reshape((-1, 3)), None)
 
 
-def _multistep_rows(grid: StepGrid, order: int, variant: str, *, ahead: bool) -> Any:
+def _orders(grid: StepGrid, order: int, *, falls: bool = False) -> np.ndarray:
+    """The order of each step: step n knows n + 1 estimates."""
+    count = grid.noise_scales.shape[0] - 1
+    orders = np.minimum(order, np.arange(count) + 1)
+    if falls:
+        orders = np.minimum(orders, np.arange(count, 0, -1) + 1)
+    return orders
+
+
+def _multistep_rows(grid: StepGrid, orders: np.ndarray, variant: str, *, ahead: bool) -> Any:
     """Weights of the newest estimates; with `ahead` that at the end of the step is the first."""
     xp, lengths = grid.xp, grid.lengths
-    count = lengths.shape[0]
     mu = moments(lengths)
     if variant == "copied":
         mu = (mu[0], mu[1], 0.5 * mu[2], mu[3])
     past = _past_ratios(grid)
-    by_order = []
-    for k in range(1, order + 1):
+    rows = xp.zeros_like(lengths, shape=(orders.shape[0], 3 + ahead))
+    for k in range(1, 4):
         nodes = ([xp.ones_like(lengths)] if ahead else []) + past[: k - 1]
         halved = variant == "half" and len(nodes) == 1
         weights = interpolation_weights((mu[0], 0.5 * mu[0]) if halved else mu, nodes)
         newest, others = weights[0], weights[1:]
         ordered = [others[0], newest, *others[1:]] if ahead else [newest, *others]
         ordered += [xp.zeros_like(lengths)] * (3 + ahead - len(ordered))
-        by_order.append(xp.stack(ordered, axis=-1))
-    # Step n knows n + 1 estimates.
-    parts = [rows[k : k + 1] for k, rows in enumerate(by_order[:-1]) if k < count]
-    return xp.concatenate([*parts, by_order[-1][order - 1 :]])
+        rows = xp.where((orders == k)[:, None], xp.stack(ordered, axis=-1), rows)
+    return rows
 
 
 def _past_ratios(grid: StepGrid) -> list[Any]:
