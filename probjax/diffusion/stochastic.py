@@ -213,7 +213,7 @@ def langevin_corrector(
         x: rows `(*B, *event)`.
         score: $s$, of the same shape.
         noise: $z$, standard normal, of the same shape.
-        signal_to_noise: the ratio of drift to noise, up to a factor of $2$: $\Vert\eta s\Vert
+        signal_to_noise: length of the drift over that of the noise: $\Vert\eta s\Vert
             =signal\_to\_noise\sqrt{2\eta}\,\Vert z\Vert$.
         event_ndim: how many trailing axes make one row.
 
@@ -370,6 +370,5 @@ def euler_maruyama_table(
     pull = 0.5 * (1 + level**2) * rate * steps / sigma**2
     decay = 1 - drift * steps - pull
     weight = pull * alpha / grid.alphas[1:]
-    return grid.table(
-        newest_rows(weight, xp), None, decay=decay, spread=level * xp.sqrt(rate * steps)
-    )
+    spread = level * xp.sqrt(rate * steps) if grid.noisy else None
+    return grid.table(newest_rows(weight, xp), None, decay=decay, spread=spread)
