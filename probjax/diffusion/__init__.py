@@ -15,6 +15,7 @@ from probjax.diffusion.exponential import multistep as multistep
 from probjax.diffusion.exponential import unipc as unipc
 from probjax.diffusion.grids import geometric_noise_scales as geometric_noise_scales
 from probjax.diffusion.grids import karras_noise_scales as karras_noise_scales
+from probjax.diffusion.grids import leap_noise_scales as leap_noise_scales
 from probjax.diffusion.grids import log_snr_times as log_snr_times
 from probjax.diffusion.parameterization import convert as convert
 from probjax.diffusion.parameterization import denoiser_from_score as denoiser_from_score
