@@ -19,9 +19,9 @@ from probjax import diffusion
 
 DESCRIPTION = (
     "The flow from noise scale 80 to 0.002 and a last denoising, eight Gaussians of pooled "
-    "standard deviation 1/2 with their exact denoiser, float64, 512 points. The error is the root "
-    "of the mean squared distance from Dopri8 at tolerance 1e-11; each contender makes the fewest calls "
-    "that bring it under {level}, on a grid of Karras's or at the loosest tolerance that does. "
+    "standard deviation 1/2 with their exact denoiser, float64, 512 points. The error is the "
+    "root of the mean squared distance from Dopri8 at tolerance 1e-11; each contender makes the "
+    "fewest calls that bring it under {level}, on its grid or at the loosest tolerance that does. "
     "diffrax's calls are the mean over the points, each of which takes its own steps."
 )
 NUM_POINTS = 512
