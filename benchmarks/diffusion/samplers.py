@@ -24,7 +24,7 @@ CHECKED_ROWS = 64
 def cases(
     config: digits.Config | None = None, batch_size: int | None = None, steps: int | None = None
 ) -> list[Case]:
-    """DDIM, Heun and UniPC between the experiment's noise scales; larger batches on an accelerator."""
+    """Three samplers between the experiment's noise scales; larger batches on an accelerator."""
     config = config or digits.Config()
     batch_size = batch_size or pick(1024, 16384)
     return [

@@ -37,6 +37,11 @@ TABLES = {
 }
 
 
+def quick(names, *kept):
+    """All names, of which the default selection takes `kept`."""
+    return [n if n in kept else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def diagonal_gaussian(x, noise_scale):
     mean, variance = (jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape) for v in (MEAN, VARIANCES))
     return mean + variance / (variance + noise_scale**2) * (x - mean)
@@ -49,7 +54,7 @@ def run(key, table, x):
     return sample(key, algorithm, x, table.num_steps, trajectory=True)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", quick(TABLES, "3+C warm", "noisy 3+C", "2S SDE"))
 def test_the_scan_is_the_tables_definition(x64, reuse_keys, name):
     """Which goes back and makes each corrected step again from its start."""
     table, key = TABLES[name](GRID), jax.random.key(0)
@@ -64,7 +69,7 @@ def test_the_scan_is_the_tables_definition(x64, reuse_keys, name):
     assert int(result.num_evaluations) == table.num_steps
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", quick(TABLES, "noisy 3+C", "ancestral"))
 def test_affine_law_is_what_the_sampler_does(x64, reuse_keys, name):
     """The sampler's own Jacobian in the start and in every noise, put together."""
     table, key = TABLES[name](GRID)._replace(), jax.random.key(0)
@@ -140,7 +145,7 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", quick(NAMED, "UniPC"))
 def test_the_named_samplers_are_these_tables(x64, reuse_keys, name):
     make, table = NAMED[name]
     algorithm, table = make(diagonal_gaussian, GRID, final="keep"), table(GRID, final="keep")
@@ -158,7 +163,7 @@ def test_order_one_is_ddim(x64):
     np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["3+C", "3+C warm", "noisy 3+C", "2S SDE"])
+@pytest.mark.parametrize("name", quick(["3+C", "3+C warm", "noisy 3+C", "2S SDE"], "3+C warm"))
 def test_variance_preserving_is_variance_exploding_rescaled(x64, reuse_keys, name):
     alphas = np.sqrt(1 / (1 + GRID**2))
 
@@ -220,7 +225,7 @@ def test_equal_samples_on_any_number_of_devices(name):
         np.testing.assert_array_equal(results[0], other)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", quick(SAMPLERS, "2M SDE"))
 def test_rows_stand_alone(reuse_keys, name):
     algorithm = SAMPLERS[name](network)
     keys, x = item_keys(jax.random.key(0), 8), 4 * jax.random.normal(jax.random.key(1), (8, 3))
