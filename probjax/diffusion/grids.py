@@ -107,7 +107,7 @@ def leap_noise_scales(
 
     Example:
         >>> print(", ".join(f"{v:.3f}" for v in leap_noise_scales(5)))
-        80.000, 1.000, 0.263, 0.045, 0.002
+        80.000, 1.000, 0.217, 0.031, 0.002
     """
     checks.at_least("num_scales", num_scales, 2)
     checks.positive("sigma_data", sigma_data)
