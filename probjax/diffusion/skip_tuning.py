@@ -41,8 +41,8 @@ def skip_scales(
         [0.9 0.8]
 
     References:
-        Ma, Wu, Yuan, Zhang, Ling, Wei 2024, *The surprising effectiveness of skip-tuning in
-        diffusion sampling*.
+        Ma, Xue, Hu, Wang, Liu, Li, Ma, Kawaguchi 2024, *The surprising effectiveness of skip-tuning
+        in diffusion sampling*.
     """
     checks.at_least("num_skips", num_skips, 1)
     checks.non_negative("rho_bottom", rho_bottom)
