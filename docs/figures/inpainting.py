@@ -64,7 +64,7 @@ def main() -> None:
     left.set_ylim(0.35, 1.0)
     left.set_xlabel("steps")
     left.set_title("mean of the unknown entry")
-    left.legend(title="correctors", ncols=2, fontsize="small", loc="center right")
+    left.legend(title="correctors", ncols=2, fontsize="small", loc="lower right")
     exact = np.exp(-0.5 * (grid - RHO) ** 2 / 0.19) / (2 * np.pi * 0.19) ** 0.5
     right.plot(grid, exact, color=figure.INK, ls="--", lw=1.2)
     right.set_xlabel("unknown entry")
