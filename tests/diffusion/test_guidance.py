@@ -43,6 +43,7 @@ def ours(conditional, unconditional, weight):
     return classifier_free(conditional, unconditional, weight=weight)
 
 
+@pytest.mark.bits
 def test_weights_one_and_zero_are_the_denoisers_themselves():
     assert ends_are_exact(ours)
 
