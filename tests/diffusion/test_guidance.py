@@ -140,6 +140,7 @@ def test_a_new_weight_compiles_nothing(compilations):
     assert not compilations
 
 
+@pytest.mark.slow
 def test_rows_stand_alone_on_any_number_of_devices():
     x = jnp.asarray(ROWS[:8])
     whole = jax.jit(run)(x, 1.5)
