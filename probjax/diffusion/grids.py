@@ -90,7 +90,8 @@ def leap_noise_scales(
 
     While the noise is far larger than the data the denoiser hardly changes, and a method that is
     exact for a constant denoiser (`ddim`, the exponential multistep methods, not `heun`) crosses
-    that range in one step. For few evaluations: what the leap costs stays, however many follow.
+    that range in one step. For about ten evaluations: what the leap costs stays, however many
+    follow, and where several modes are near it sends some starts to another one.
 
     Args:
         num_scales: how many, two at least.
