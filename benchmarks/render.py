@@ -119,8 +119,7 @@ def _package(package: str, run: dict[str, Any]) -> list[str]:
             "",
         ]
         lines += [f"{table.heading(case)}.", "", _line(table.headings(case))]
-        numbers = ["---:"] * (len(table.headings(case)) - len(table.HEADINGS))
-        lines.append(_line(("---", *["---:"] * 4, "---", "---:", *numbers)))
+        lines.append(_line(("---", *["---:"] * (len(table.headings(case)) - 1))))
         lines += [_line(row) for row in table.rows(case)]
         lines.append("")
         for sentence in table.verdicts(case):

@@ -1,37 +1,44 @@
 """A case's record as rows of text, for the terminal and for the site."""
 
+from collections.abc import Iterable
 from typing import Any
-
-HEADINGS = ("", "compile s", "run s", "throughput", "temporary", "error", "ratio")
 
 
 def headings(case: dict[str, Any]) -> tuple[str, ...]:
     """What the columns hold: those of every case, then the figures of this one."""
-    return (*HEADINGS, *_figures(case))
+    return tuple(name for name, _ in _columns(case))
 
 
 def rows(case: dict[str, Any]) -> list[tuple[str, ...]]:
     """The cells of each contender; an absent one tells why instead."""
-    out = []
-    figures = _figures(case)
-    for one in case["contenders"]:
-        low, middle, high = one["run_seconds"]
-        what, error = max(one["errors"].items(), key=lambda pair: pair[1])
-        out.append(
-            (
-                one["name"],
-                f"{one['compile_seconds']:.1f}",
-                f"{middle:.3g} ({low:.3g} to {high:.3g})",
-                f"{one['throughput']:,.4g} {case['unit']}/s",
-                _bytes(one["temporary_bytes"]),
-                f"{error:.1e} ({what})",
-                _ratio(one, case),
-                *(_three(one["figures"].get(figure)) for figure in figures),
-            )
-        )
-    empty = ("",) * (len(HEADINGS) - 2 + len(figures))
+    columns = _columns(case)
+    out = list(zip(*(cells for _, cells in columns), strict=True))
+    empty = ("",) * (len(columns) - 2)
     out.extend((one["name"], one["reason"], *empty) for one in case["absent"])
     return out
+
+
+def _columns(case: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Headings, each with a cell for every contender; what all cells share is in the heading."""
+    measured = case["contenders"]
+    worst = [max(one["errors"].items(), key=lambda pair: pair[1]) for one in measured]
+    kinds = {what for what, _ in worst}
+    columns = [
+        ("", [one["name"] for one in measured]),
+        ("compile s", [f"{one['compile_seconds']:.1f}" for one in measured]),
+        ("run s", [_three(one["run_seconds"]) for one in measured]),
+        (f"{case['unit']}/s", [_number(one["throughput"]) for one in measured]),
+    ]
+    if any(one["temporary_bytes"] is not None for one in measured):
+        columns.append(("temporary", [_bytes(one["temporary_bytes"]) for one in measured]))
+    if len(kinds) == 1:
+        columns.append((f"error ({kinds.pop()})", [f"{error:.1e}" for _, error in worst]))
+    else:
+        columns.append(("error", [f"{error:.1e} ({what})" for what, error in worst]))
+    columns.append(("ratio", [_ratio(one, case) for one in measured]))
+    for figure in dict.fromkeys(what for one in measured for what in one["figures"]):
+        columns.append((figure, [_three(one["figures"].get(figure)) for one in measured]))
+    return columns
 
 
 def verdicts(case: dict[str, Any]) -> list[str]:
@@ -62,10 +69,6 @@ def text(case: dict[str, Any]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _figures(case: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(what for one in case["contenders"] for what in one["figures"]))
-
-
 def _verdict(bar: dict[str, Any]) -> str:
     word = "at most" if bar["kind"] == "time" else "at least"
     rival = "the reference's" if bar["against"] is None else f"that of {bar['against']!r}"
@@ -77,11 +80,16 @@ def _verdict(bar: dict[str, Any]) -> str:
     )
 
 
-def _three(values: list[float] | None) -> str:
+def _three(values: Iterable[float] | None) -> str:
     if values is None:
         return ""
-    low, middle, high = values
-    return f"{middle:,.3g} ({low:,.3g} to {high:,.3g})"
+    low, middle, high = map(_number, values)
+    return f"{middle} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    """Three digits; thousands apart, never as a power of ten."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _ratio(one: dict[str, Any], case: dict[str, Any]) -> str:
@@ -89,8 +97,7 @@ def _ratio(one: dict[str, Any], case: dict[str, Any]) -> str:
         return "no peer"
     if one["name"] == case["reference"]:
         return "1 (reference)"
-    low, middle, high = one["ratio"]
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+    return _three(one["ratio"])
 
 
 def _bytes(number: int | None) -> str:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, Int
 
 _ONLY_CONCRETE = contextvars.ContextVar("only_concrete", default=False)
 
@@ -243,6 +243,92 @@ def floating(name: str, array: Array) -> None:
         raise TypeError(f"{name} must be a floating-point array, got {dtype}")
 
 
+def integers(name: str, array: ArrayLike) -> None:
+    """Demand an array of integers.
+
+    Args:
+        name: the argument's name, for the message.
+        array: the array, or a number.
+
+    Raises:
+        TypeError: its dtype is no integer.
+
+    Example:
+        >>> integers("labels", 1.5)
+        Traceback (most recent call last):
+        TypeError: labels must be integers, got float32
+    """
+    dtype = jnp.result_type(array)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {dtype}")
+
+
+def refuse(name: str, values: ArrayLike, is_bad: Array, words: str) -> None:
+    """Raise for the first bad entry; traced values, and those of other processes, pass.
+
+    Args:
+        name: the argument's name, for the message.
+        values: the argument.
+        is_bad: which entries are bad, of its shape.
+        words: what it must be, or what is wrong with it.
+
+    Raises:
+        ValueError: an entry is bad; the message names it by its index.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> lengths = jnp.array([3, 7])
+        >>> refuse("lengths", lengths, lengths > 5, "must be in [0, 5]")
+        Traceback (most recent call last):
+        ValueError: lengths[1]=7 must be in [0, 5]
+    """
+    if _is_traced(is_bad) or not is_bad.is_fully_addressable:
+        return
+    found = np.argwhere(np.asarray(is_bad))
+    if len(found):
+        index = tuple(int(i) for i in found[0])
+        raise ValueError(f"{name}{_place(index)}={np.asarray(values)[index]} {words}")
+
+
+def lengths(
+    name: str, values: ArrayLike | None, batch: Sequence[int], most: int
+) -> Int[Array, "..."]:
+    """Lengths of padded sequences: checked, int32, and all of `most` where none are given.
+
+    Args:
+        name: the argument's name, for the message.
+        values: the lengths, of shape `batch`, or `None`.
+        batch: the sequences' batch shape.
+        most: places there are.
+
+    Returns:
+        Lengths of shape `batch`. Traced ones may lie outside `[0, most]`.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: their shape differs, or a concrete one lies outside `[0, most]`.
+
+    Example:
+        >>> print(lengths("lengths", None, (2,), 5))
+        [5 5]
+        >>> import jax.numpy as jnp
+        >>> lengths("lengths", jnp.array([3, 7]), (2,), 5)
+        Traceback (most recent call last):
+        ValueError: lengths[1]=7 must be in [0, 5]
+    """
+    if values is None:
+        return jnp.full(tuple(batch), most, jnp.int32)
+    found = jnp.asarray(values)
+    integers(name, found)
+    shape(name, found, batch)
+    refuse(name, found, (found < 0) | (found > most), f"must be in [0, {most}]")
+    return found.astype(jnp.int32)
+
+
+def _place(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]" if index else ""
+
+
 def _demand(name: str, value: ArrayLike, holds: Callable[[Any], Any], words: str) -> None:
     """Raise `name words, got value` unless every entry is finite and `holds` for it."""
     if _is_traced(value):
@@ -253,8 +339,7 @@ def _demand(name: str, value: ArrayLike, holds: Callable[[Any], Any], words: str
     bad = np.argwhere(~np.asarray(holds(array) & np.isfinite(array)))
     if len(bad):
         index = tuple(int(i) for i in bad[0])
-        entry = f"[{', '.join(map(str, index))}]" if index else ""
-        raise ValueError(f"{name}{entry} {words}, got {array[index]}")
+        raise ValueError(f"{name}{_place(index)} {words}, got {array[index]}")
 
 
 def _later(good: Any, message: str, **values: Any) -> None:

@@ -160,6 +160,28 @@ def varying_like(tree: Tree, like: Any) -> Tree:
     return jax.tree.map(mark, tree, like)
 
 
+def varying_over(tree: Tree, sources: Any) -> Tree:
+    """Mark `tree` as varying over every mesh axis that any of `sources` varies over.
+
+    Inside `jax.shard_map` the carry of a loop has to enter as it leaves: varying with all that
+    the loop reads.
+
+    Args:
+        tree: pytree of arrays, the carry before the loop.
+        sources: pytree of arrays that the loop reads.
+
+    Returns:
+        `tree`, value for value.
+
+    Example:
+        >>> print(varying_over(jnp.ones(2), [jnp.zeros(3)]))
+        [1. 1.]
+    """
+    for source in jax.tree.leaves(sources):
+        tree = varying_like(tree, jax.tree.map(lambda _, to=source: to, tree))
+    return tree
+
+
 def _varying(value: Any) -> frozenset[str]:
     """The mesh axes over which an abstract or a concrete array varies."""
     kind = getattr(value, "manual_axis_type", None)

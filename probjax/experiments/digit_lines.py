@@ -33,6 +33,7 @@ from probjax.experiments.runs import (
     Context,
     Log,
     UserError,
+    check_divides,
     environment,
     sha256,
     write_json,
@@ -95,14 +96,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
                     raise UserError(f"config.{part}.{field} must be positive, got {number}")
     if config.network.kernel_size % 2 == 0:
         raise UserError(f"config.network.kernel_size must be odd, got {config.network.kernel_size}")
-    if config.tile is not None and config.tile < 1:
-        raise UserError(f"config.tile must be at least 1, got {config.tile}")
-    multiple = mesh.size * (config.tile or 1)
-    if config.training.batch_size % multiple:
-        raise UserError(
-            f"config.training.batch_size={config.training.batch_size} must be a multiple of "
-            f"{multiple} ({mesh.size} devices times tile {config.tile or 1})"
-        )
+    check_divides("training.batch_size", config.training.batch_size, mesh, config.tile)
 
 
 def run(config: Config, context: Context) -> str:

@@ -30,6 +30,7 @@ from probjax.experiments.digits_model import (
 from probjax.experiments.runs import (
     Context,
     UserError,
+    check_divides,
     environment,
     sha256,
     write_json,
@@ -112,14 +113,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     for field, value in dataclasses.asdict(config.sampling).items():
         if value <= 0:
             raise UserError(f"config.sampling.{field} must be positive, got {value}")
-    multiple = mesh.size * (config.tile or 1)
-    if config.tile is not None and config.tile < 1:
-        raise UserError(f"config.tile must be at least 1, got {config.tile}")
-    if config.training.batch_size % multiple:
-        raise UserError(
-            f"config.training.batch_size={config.training.batch_size} must be a multiple of "
-            f"{multiple} ({mesh.size} devices times tile {config.tile or 1})"
-        )
+    check_divides("training.batch_size", config.training.batch_size, mesh, config.tile)
     for field in ("min_noise_scale", "langevin_min_noise_scale"):
         if getattr(config.sampling, field) >= config.sampling.max_noise_scale:
             raise UserError(

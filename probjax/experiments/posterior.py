@@ -21,6 +21,7 @@ from probjax.experiments.runs import (
     Context,
     Log,
     UserError,
+    check_divides,
     environment,
     sha256,
     write_json,
@@ -105,7 +106,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     for field, least in lowest.items():
         if getattr(size, field) < least:
             raise UserError(f"config.{field} must be at least {least}, got {getattr(size, field)}")
-    for field in ("num_leapfrog", "num_chunks", "tile"):
+    for field in ("num_leapfrog", "num_chunks"):
         if getattr(config, field) is not None and getattr(config, field) < 1:
             raise UserError(f"config.{field} must be at least 1, got {getattr(config, field)}")
     if not 0 < size.target_acceptance < 1:
@@ -122,12 +123,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
             f"config.metric={config.metric} is nothing that {config.sampler} can learn; "
             f"there are: {', '.join(sampler.metrics)}"
         )
-    multiple = mesh.size * (config.tile or 1)
-    if size.num_chains % multiple:
-        raise UserError(
-            f"config.num_chains={size.num_chains} must be a multiple of {multiple} "
-            f"({mesh.size} devices times tile {config.tile or 1})"
-        )
+    check_divides("num_chains", size.num_chains, mesh, config.tile)
     posterior_problems.load(config.target)
 
 

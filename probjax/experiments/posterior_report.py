@@ -52,7 +52,7 @@ def render(found: Mapping[str, Any], draws: np.ndarray, info: Any) -> str:
         [
             report.text(f"{_MEANING[gate['verdict']]} {told}"),
             f"<ul>{reasons}</ul>" if reasons else "",
-            report.text(head, soft=True),
+            report.text(head + _starts(found["warmup"]["starts"]), soft=True),
             report.section("Checks", _checks(gate)),
             report.section("Parameters", _parameters(rows, shown)),
             report.section("Cost and divergences", *_cost(found)),
@@ -213,6 +213,15 @@ def _parameters(rows: list[dict[str, Any]], marked: list[int]) -> str:
     columns = [*_COLUMNS, *(("truth", "z") if known else ())]
     cells = [[row["name"], *(_shown(row[column]) for column in columns)] for row in rows]
     return report.table(header, cells, marked=marked)
+
+
+def _starts(told: Mapping[str, Any]) -> str:
+    if not told:
+        return ""
+    return (
+        f" Starts drawn by Pathfinder from the ends of {told['paths']} paths, Pareto k "
+        f"{told['pareto_k']:.2f}."
+    )
 
 
 def _cost(found: Mapping[str, Any]) -> list[str]:

@@ -149,6 +149,34 @@ def config_from_dict(kind: type, values: Mapping[str, Any], prefix: str = "confi
     return kind(**built)
 
 
+def check_divides(field: str, count: int, mesh: Mesh, tile: int | None) -> None:
+    """Refuse a tile below 1, and a count that devices and tiles do not divide.
+
+    Args:
+        field: the count's name in the config.
+        count: how many rows or chains go to the devices.
+        mesh: the devices.
+        tile: rows computed together on a device, if fixed.
+
+    Raises:
+        UserError: as said; the message names the field.
+
+    Example:
+        >>> from probjax import sharding
+        >>> check_divides("num_chains", 9, sharding.make_mesh(2), 2)
+        Traceback (most recent call last):
+        probjax.experiments.runs.UserError: config.num_chains=9 must be a multiple of 4 (2 dev...
+    """
+    if tile is not None and tile < 1:
+        raise UserError(f"config.tile must be at least 1, got {tile}")
+    multiple = mesh.size * (tile or 1)
+    if count % multiple:
+        raise UserError(
+            f"config.{field}={count} must be a multiple of {multiple} "
+            f"({mesh.size} devices times tile {tile or 1})"
+        )
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a half.
 

@@ -138,7 +138,7 @@ def gibbs(blocks: Sequence[Block], *, scan: str = "systematic") -> SamplingAlgor
 
     def step(key: PRNGKey, state: GibbsState) -> tuple[GibbsState, GibbsInfo]:
         key = as_key(key)
-        before = _varying_over(state.position, (key, state.position))
+        before = rows.varying_over(state.position, (key, state.position))
         visits = [functools.partial(_visit, block) for block in blocks]
         visit_key = stream(key, "proposal")
         if scan == "random":
@@ -261,17 +261,6 @@ def parallel_gibbs_mh(
     return SamplingAlgorithm(init, algorithm.step)
 
 
-def _varying_over(tree: Any, sources: Any) -> Any:
-    """Mark `tree` as varying over every mesh axis that any of `sources` varies over.
-
-    Inside `shard_map` a kernel may loop over its block's value, and the carry of a loop has to
-    enter as it leaves: varying with the key and with the other blocks.
-    """
-    for source in jax.tree.leaves(sources):
-        tree = rows.varying_like(tree, jax.tree.map(lambda _, to=source: to, tree))
-    return tree
-
-
 def _others(position: Position, name: str) -> Position:
     return {other: value for other, value in position.items() if other != name}
 
@@ -309,7 +298,7 @@ def _visit_picked(
     outs = [jax.eval_shape(visit, item_key(key, 0), position) for visit in visits]
 
     def mark(tree: Any) -> Any:
-        return _varying_over(tree, (outs, picks, position))
+        return rows.varying_over(tree, (outs, picks, position))
 
     # A mapped switch runs every branch on the same operands, which JAX's check for keys that are
     # used twice refuses; the branches' answers but one are dropped, so raw data may enter.

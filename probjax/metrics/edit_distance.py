@@ -9,7 +9,6 @@ r"""Edit distance of label sequences, and the label error rate with its standard
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from probjax.core import checks, rows
@@ -56,15 +55,15 @@ def edit_distance(
         [1 1]
     """
     for name, labels in (("hyp", hyp), ("ref", ref)):
-        _check_integer(name, labels)
+        checks.integers(name, labels)
         if labels.ndim == 0:
             raise ValueError(f"{name} must have at least one axis, got shape ()")
     if hyp.shape[:-1] != ref.shape[:-1]:
         raise ValueError(
             f"hyp and ref must have one batch shape, got {hyp.shape[:-1]} and {ref.shape[:-1]}"
         )
-    hyp_lengths = _lengths("hyp_lengths", hyp_lengths, hyp)
-    ref_lengths = _lengths("ref_lengths", ref_lengths, ref)
+    hyp_lengths = checks.lengths("hyp_lengths", hyp_lengths, hyp.shape[:-1], hyp.shape[-1])
+    ref_lengths = checks.lengths("ref_lengths", ref_lengths, ref.shape[:-1], ref.shape[-1])
     hyp, ref = hyp.astype(jnp.int32), ref.astype(jnp.int32)
     columns = jnp.arange(ref.shape[-1] + 1, dtype=jnp.int32)
     columns = columns.reshape((1,) * (ref.ndim - 1) + (-1,))
@@ -133,11 +132,9 @@ def label_error_rate(
         (0.6, 0.08...)
     """
     distances = edit_distance(hyp, ref, hyp_lengths, ref_lengths).reshape(-1)
-    lengths = jnp.broadcast_to(
-        _lengths("ref_lengths", ref_lengths, ref).reshape(-1), distances.shape
-    )
+    lengths = checks.lengths("ref_lengths", ref_lengths, ref.shape[:-1], ref.shape[-1])
     dtype = jnp.result_type(float)
-    edits, sizes = distances.astype(dtype), lengths.astype(dtype)
+    edits, sizes = distances.astype(dtype), lengths.reshape(-1).astype(dtype)
     edits = jnp.where(distances < 0, jnp.nan, edits)
     total = jnp.sum(sizes)
     rate = jnp.sum(edits) / total
@@ -146,24 +143,3 @@ def label_error_rate(
         return Estimate(rate, jnp.full_like(rate, jnp.nan))
     spread = jnp.sum((edits - rate * sizes) ** 2) * (count / (count - 1))
     return Estimate(rate, jnp.sqrt(spread) / total)
-
-
-def _check_integer(name: str, value: int | Array) -> None:
-    if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
-        raise TypeError(f"{name} must be integers, got {jnp.result_type(value)}")
-
-
-def _lengths(name: str, lengths: int | Array | None, labels: Array) -> Array:
-    """Lengths `(*B,)` for labels `(*B, N)`; concrete ones outside [0, N] raise."""
-    batch, size = labels.shape[:-1], labels.shape[-1]
-    if lengths is None:
-        return jnp.full(batch, size, jnp.int32)
-    _check_integer(name, lengths)
-    checks.shape(name, lengths, batch)
-    if not isinstance(lengths, jax.core.Tracer):
-        given = np.asarray(lengths)
-        for index in np.argwhere((given < 0) | (given > size)):
-            place = f"[{', '.join(map(str, index))}]" if index.size else ""
-            value = given[tuple(index)]
-            raise ValueError(f"{name}{place} must lie in [0, {size}], got {value}")
-    return jnp.asarray(lengths, jnp.int32)

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from probjax.core import checks as core_checks
+from probjax.core import rows
 from probjax.core.keys import RowKeys, as_key, item_keys, step_key, stream
 from probjax.sequence import ctc_core, emissions
 from probjax.sequence.ctc_core import Arrivals, LatticeStates
@@ -247,7 +248,7 @@ def _best_arrivals(scores: emissions.LatticeScores) -> tuple[LatticeStates, Arri
     start = LatticeStates(
         _Exact(first, jnp.zeros_like(first)), _Exact(nowhere, jnp.zeros_like(nowhere))
     )
-    start = ctc_core.varying_over(start, (scores.blank, label_lp, may_skip))
+    start = rows.varying_over(start, (scores.blank, label_lp, may_skip))
     return jax.lax.scan(step, start, (scores.blank, label_lp))
 
 
@@ -274,7 +275,7 @@ def _trace_back(
         return state - back, state
 
     end = 2 * length - in_label.astype(length.dtype)
-    end = ctc_core.varying_over(end, (arrivals, uniform))
+    end = rows.varying_over(end, (arrivals, uniform))
     return jax.lax.scan(step, end, (arrivals, uniform), reverse=True)[1]
 
 

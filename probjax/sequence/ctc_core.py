@@ -195,7 +195,7 @@ def log_z_reference(
 
     start = LatticeStates(jnp.where(lane == 0, 0.0, nowhere), nowhere)
     scores = blank_lp, with_lane_zero(label_lp, -jnp.inf)
-    start = varying_over(start, (*scores, can_skip))
+    start = rows.varying_over(start, (*scores, can_skip))
     states, tops = jax.lax.scan(step, start, scores)
     ends = logspace.logaddexp(states.blank[label_length], states.label[label_length])
     return ends + jnp.sum(tops)
@@ -259,7 +259,7 @@ def forward(
     first = Wide(
         jnp.where(lane == 0, 1.0, nothing.mantissa), jnp.where(lane == 0, 0.0, nothing.exponent)
     )
-    start = varying_over(LatticeStates(first, nothing), (blank_lp, label_lp, can_skip))
+    start = rows.varying_over(LatticeStates(first, nothing), (blank_lp, label_lp, can_skip))
     return jax.lax.scan(step, start, (blank_lp, label_lp))
 
 
@@ -293,7 +293,7 @@ def backward(
         label = jnp.maximum(gamma.label - enter - skip, 0.0) + up + left(skip, 0.0)
         return LatticeStates(blank, label), observe(gamma)
 
-    end = varying_over(end, arrivals)
+    end = rows.varying_over(end, arrivals)
     return jax.lax.scan(step, end, arrivals, reverse=True)[1]
 
 
@@ -327,27 +327,6 @@ def ending(
         jnp.where(last, in_blank * share, 0.0), jnp.where(last, in_label * share, 0.0)
     )
     return wide.to_log(wide.normalised(total, exponent)), end
-
-
-def varying_over(tree: Any, sources: Any) -> Any:
-    """Mark `tree` as varying over every mesh axis that any of `sources` varies over.
-
-    Inside `jax.shard_map` the carry of a scan has to enter as it leaves.
-
-    Args:
-        tree: pytree of arrays, the carry.
-        sources: pytree of arrays that the scan reads.
-
-    Returns:
-        `tree`, value for value.
-
-    Example:
-        >>> print(varying_over(jnp.ones(2), [jnp.zeros(3)]))
-        [1. 1.]
-    """
-    for source in jax.tree.leaves(sources):
-        tree = rows.varying_like(tree, jax.tree.map(lambda _, to=source: to, tree))
-    return tree
 
 
 def _inverse(total: Array) -> Array:

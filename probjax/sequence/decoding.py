@@ -15,11 +15,10 @@ the beam search sums over the paths of each labelling.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probjax.core import checks, rows
@@ -32,6 +31,8 @@ from probjax.sequence.beam import (
     is_law,
     prior_score,
 )
+from probjax.sequence.ctc_core import log_z
+from probjax.sequence.emissions import sequence_scores
 from probjax.sequence.lattice import collapse, front_index
 
 
@@ -57,7 +58,8 @@ class BeamDecoded(NamedTuple):
     """What they are ranked by; -inf where fewer than n were found, `NaN` for a sequence that could
     not be read."""
     log_prob: Float[Array, "*batch n"]
-    """Log-sum over the alignments that the beam kept: at most the labelling's log-probability."""
+    """The labelling's log-probability; without `exact` a lower bound, the log-sum over those of its
+    alignments that the beam kept."""
     lm_score: Float[Array, "*batch n"]
     """Log-probability under the language model; zero without one."""
     is_overflow: Bool[Array, "*batch"]
@@ -108,7 +110,7 @@ def greedy_decode(
         [1, 1]
         >>> greedy_decode(logits, 3)
         Traceback (most recent call last):
-        ValueError: lengths must lie in [0, 2], got 3
+        ValueError: lengths=3 must be in [0, 2]
     """
     logits, lengths, blank = _read(logits, lengths, blank_id)
     one = functools.partial(_decode, blank=blank, merge_repeated=merge_repeated)
@@ -128,15 +130,18 @@ def beam_decode(
     length_bonus: float | Float[Array, ""] = 0.0,
     token_top_k: int | None = None,
     prune_log_prob: float | None = None,
+    exact: bool = True,
 ) -> BeamDecoded:
     r"""Search the labellings of highest score, as one `lax.scan` of `beam_step`.
 
     $$\text{score}(y) = \log p(y\mid x) + \text{lm\_weight}\,\log p_\text{lm}(y)
     + \text{length\_bonus}\,|y|$$
 
-    With `beam_width` at least the number of prefixes nothing is lost and the ranking is exact.
-    Otherwise $\log p$ misses what was cut off: it is a lower bound. The scores can be
-    differentiated, the choice of labellings being held.
+    With `beam_width` at least the number of prefixes nothing is lost. Otherwise the sums of the
+    beam miss what was cut off, so at the end the n labellings found, and with them the one that
+    `greedy_decode` returns, are scored again over all their alignments: scores are exact, and the
+    first is never below greedy's. The scores can be differentiated, the choice of labellings being
+    held.
 
     Args:
         logits: `(B, T, V)`, or `(T, V)` for one sequence.
@@ -151,6 +156,7 @@ def beam_decode(
         length_bonus: added for each label.
         token_top_k: propose in each frame only so many of the likeliest labels.
         prune_log_prob: propose only labels of at least this log-probability.
+        exact: whether to score what was found again; costs n + 1 losses with `max_len` labels each.
 
     Returns:
         The n best, `(B, n, max_len)` and `(B, n)`, without `B` for one sequence. A sequence with a
@@ -203,14 +209,24 @@ def beam_decode(
             after = jax.eval_shape(lambda s, f: body(s, f)[0], state, (log_probs[0], live[0]))
             state, _ = jax.lax.scan(body, rows.varying_like(state, after), (log_probs, live))
         is_good = is_good & ~state.is_nonfinite
-        log_prob = logaddexp(state.log_p_blank, state.log_p_label)
-        score = log_prob + prior_score(state, lm_weight=lm_weight, length_bonus=length_bonus)
+        found = _Candidates(
+            state.tokens, state.lengths, logaddexp(state.log_p_blank, state.log_p_label),
+            state.lm_score,
+        )  # fmt: skip
+        found = jax.tree.map(lambda leaf: leaf[:num_best], found)
+        if exact:
+            found = _with_greedy(found, log_probs, length, lm, blank)
+            found = found._replace(log_prob=_log_prob(found, log_probs, length, blank))
+        prior = state._replace(lengths=found.lengths, lm_score=found.lm_score)
+        score = found.log_prob + prior_score(prior, lm_weight=lm_weight, length_bonus=length_bonus)
+        if exact:
+            score, found = _best_first(score, found, num_best)
         return BeamDecoded(
-            tokens=jnp.where(is_good, state.tokens, -1)[:num_best],
-            lengths=jnp.where(is_good, state.lengths, 0)[:num_best],
-            score=jnp.where(is_good, score, jnp.nan)[:num_best],
-            log_prob=jnp.where(is_good, log_prob, jnp.nan)[:num_best],
-            lm_score=state.lm_score[:num_best],
+            tokens=jnp.where(is_good, found.tokens, -1),
+            lengths=jnp.where(is_good, found.lengths, 0),
+            score=jnp.where(is_good, score, jnp.nan),
+            log_prob=jnp.where(is_good, found.log_prob, jnp.nan),
+            lm_score=found.lm_score,
             is_overflow=state.is_overflow,
         )
 
@@ -228,18 +244,7 @@ def _read(
         raise ValueError(f"logits must have shape (B, T, V) or (T, V), got {logits.shape}")
     batch, (num_frames, num_classes) = logits.shape[:-2], logits.shape[-2:]
     blank = front_index(blank_id, num_classes)
-    if lengths is None:
-        lengths = jnp.full(batch, num_frames, jnp.int32)
-    if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
-        raise TypeError(f"lengths must be integers, got {jnp.result_type(lengths)}")
-    checks.shape("lengths", lengths, batch)
-    if not isinstance(lengths, jax.core.Tracer):
-        given = np.asarray(lengths)
-        for index in np.argwhere((given < 0) | (given > num_frames)):
-            place = f"[{index[0]}]" if index.size else ""
-            value = given[tuple(index)]
-            raise ValueError(f"lengths{place} must lie in [0, {num_frames}], got {value}")
-    return logits, jnp.asarray(lengths, jnp.int32), blank
+    return logits, checks.lengths("lengths", lengths, batch, num_frames), blank
 
 
 def _frame_log_probs(
@@ -276,3 +281,71 @@ def _decode(
         tokens, count = collapse(apart, 2 * length, blank_id=blank)
     score = jnp.sum(jnp.where(live, jnp.max(log_probs, axis=-1), 0.0))
     return Decoded(tokens[: path.shape[0]], count, jnp.where(is_good, score, jnp.nan))
+
+
+class _Candidates(NamedTuple):
+    """Labellings of one sequence, with the log-probability of each."""
+
+    tokens: Int[Array, "n max_len"]
+    lengths: Int[Array, " n"]
+    log_prob: Float[Array, " n"]
+    lm_score: Float[Array, " n"]
+
+
+def _with_greedy(
+    found: _Candidates, log_probs: Array, length: Array, lm: LanguageModel | None, blank: int
+) -> _Candidates:
+    """One candidate more: greedy's labelling, impossible where it is there already or too long."""
+    width = found.tokens.shape[1]
+    greedy = _decode(log_probs, length, blank=blank, merge_repeated=True)
+    padding = (0, max(0, width - greedy.tokens.shape[0]))
+    tokens = jnp.pad(greedy.tokens, padding, constant_values=-1)[:width]
+    is_there = jnp.any(jnp.all(found.tokens == tokens[None], axis=1) & (found.log_prob > -jnp.inf))
+    log_prob = jnp.where(is_there | (greedy.lengths > width), -jnp.inf, greedy.score)
+    lm_score = jnp.zeros_like(log_prob)
+    if lm is not None:
+        lm_score = _lm_score(lm, tokens, blank, log_prob.dtype)
+    more = _Candidates(tokens, greedy.lengths, log_prob, lm_score)
+    return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), found, more)
+
+
+def _lm_score(lm: LanguageModel, tokens: Array, blank: int, dtype: Any) -> Array:
+    """What the model thinks of one labelling; what is no log-probability counts as impossible."""
+    before = lm.step(lm.init(), jnp.asarray(blank, jnp.int32))
+
+    def read(carry: Any, token: Array) -> tuple[Any, None]:
+        (state, law), total = carry
+        fed = jnp.maximum(token, 0)
+        after = total + law[fed].astype(dtype), lm.step(state, fed)
+        total, before = jax.tree.map(
+            lambda new, old: jnp.where(token >= 0, new, old), after, (total, (state, law))
+        )
+        return (before, total), None
+
+    start = jax.tree.map(jnp.asarray, before), jnp.zeros((), dtype)
+    (_, total), _ = jax.lax.scan(read, rows.varying_over(start, tokens), tokens)
+    return jnp.where(jnp.isnan(total) | jnp.isposinf(total), -jnp.inf, total)
+
+
+def _log_prob(found: _Candidates, log_probs: Array, length: Array, blank: int) -> Array:
+    """Each candidate's log-probability, over all alignments."""
+
+    def one(tokens: Array, count: Array) -> Array:
+        scores = sequence_scores(
+            log_probs, jnp.maximum(tokens, 0), length, count, jnp.array(True), blank=blank,
+            normalise=False,
+        )  # fmt: skip
+        return log_z(scores.blank, scores.label, scores.can_skip, count)
+
+    exact = jax.vmap(one)(found.tokens, found.lengths)
+    return jnp.where(found.log_prob > -jnp.inf, exact, -jnp.inf)
+
+
+def _best_first(score: Array, found: _Candidates, num_best: int) -> tuple[Array, _Candidates]:
+    _, order = jax.lax.top_k(jax.lax.stop_gradient(score), num_best)
+    score, found = jax.tree.map(lambda leaf: leaf[order], (score, found))
+    is_found = score > -jnp.inf
+    return score, _Candidates(
+        jnp.where(is_found[:, None], found.tokens, -1), jnp.where(is_found, found.lengths, 0),
+        found.log_prob, jnp.where(is_found, found.lm_score, 0.0),
+    )  # fmt: skip

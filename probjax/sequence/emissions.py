@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -98,7 +97,8 @@ def prepare(
         Traceback (most recent call last):
         ValueError: labels[1]=4 must be in [0, 4)
     """
-    scores, labels = jnp.asarray(scores), _integers("labels", labels)
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    core_checks.integers("labels", labels)
     if scores.ndim not in (2, 3) or scores.shape[-1] == 0:
         raise ValueError(f"{name} must have shape (T, V) or (B, T, V), V > 0, got {scores.shape}")
     if not jnp.issubdtype(scores.dtype, jnp.floating):
@@ -113,8 +113,8 @@ def prepare(
     live = live_places(lengths, tuple(batch), num_labels)
     outside = live & ((labels < 0) | (labels >= num_classes))
     is_blank = live & (labels == blank)
-    _refuse("labels", labels, outside, f"must be in [0, {num_classes})")
-    _refuse("labels", labels, is_blank, f"is the blank (blank_id={blank_id})")
+    core_checks.refuse("labels", labels, outside, f"must be in [0, {num_classes})")
+    core_checks.refuse("labels", labels, is_blank, f"is the blank (blank_id={blank_id})")
     labels_fit = ~jnp.any(outside | is_blank, axis=-1)
     if checks == "checkify":
         for what, given, fit in (
@@ -281,32 +281,9 @@ def _normaliser_jvp(primals: tuple[Array], tangents: tuple[Array]) -> Any:
     return (top, log_sum), (jnp.zeros_like(top), tangent)
 
 
-def _integers(name: str, values: ArrayLike) -> Array:
-    values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.integer):
-        raise ValueError(f"{name} must be integers, got {values.dtype}")
-    return values
-
-
 def _lengths(
     name: str, lengths: ArrayLike | None, batch: list[int], most: int
 ) -> tuple[Array, Array]:
     """Lengths in range, and whether they were."""
-    if lengths is None:
-        return jnp.full(tuple(batch), most, jnp.int32), jnp.ones(tuple(batch), bool)
-    lengths = _integers(name, lengths)
-    core_checks.shape(name, lengths, batch)
-    outside = (lengths < 0) | (lengths > most)
-    _refuse(name, lengths, outside, f"must be in [0, {most}]")
-    return jnp.clip(lengths, 0, most).astype(jnp.int32), ~outside
-
-
-def _refuse(name: str, values: Array, bad: Array, words: str) -> None:
-    """Raise for the first bad value, if values are concrete."""
-    if isinstance(bad, jax.core.Tracer) or not bad.is_fully_addressable:
-        return
-    found = np.argwhere(np.asarray(bad))
-    if len(found):
-        index = tuple(int(i) for i in found[0])
-        place = f"[{', '.join(map(str, index))}]" if index else ""
-        raise ValueError(f"{name}{place}={np.asarray(values)[index]} {words}")
+    lengths = core_checks.lengths(name, lengths, batch, most)
+    return jnp.clip(lengths, 0, most), (lengths >= 0) & (lengths <= most)

@@ -26,6 +26,7 @@ from jax.experimental import pallas
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
+from probjax.core import rows
 from probjax.sequence import ctc_core, wide
 from probjax.sequence.ctc_core import LatticeStates, Smoothed
 from probjax.sequence.wide import Wide
@@ -63,8 +64,8 @@ def log_z(
     """
     if blank_lp.shape[0] == 0:
         return ctc_core.log_z(blank_lp, label_lp, can_skip, label_length)
-    rows = _sums([_lattice(blank_lp, label_lp, can_skip)], keep=False)
-    last = jax.tree.map(lambda row: row[0, (blank_lp.shape[0] - 1) % 2], rows)
+    sums = _sums([_lattice(blank_lp, label_lp, can_skip)], keep=False)
+    last = jax.tree.map(lambda row: row[0, (blank_lp.shape[0] - 1) % 2], sums)
     return ctc_core.ending(last, label_length)[0]
 
 
@@ -123,8 +124,8 @@ def smooth(
         _take(ahead[1][::-1], labels),
         _take(ahead[2], (length + 2 - lane) % lanes),
     )
-    rows = _sums([ahead, behind], keep=True)
-    alpha, beta = (jax.tree.map(lambda row, side=side: row[side], rows) for side in (0, 1))
+    sums = _sums([ahead, behind], keep=True)
+    alpha, beta = (jax.tree.map(lambda row, side=side: row[side], sums) for side in (0, 1))
     last = jax.tree.map(lambda row: row[-1], alpha)
     beta = LatticeStates(
         *(
@@ -192,13 +193,13 @@ def _sums(lattices: list[tuple[Array, Array, Array]], *, keep: bool) -> LatticeS
     label = jnp.pad(label, ((0, 0), (0, 0), padding), constant_values=-jnp.inf)
     skip = jnp.pad(skip.astype(jnp.int32), ((0, 0), padding))
     arguments = (*wide.from_log(blank), *wide.from_log(label), skip)
-    arguments = ctc_core.varying_over(arguments, arguments)
-    rows = jax.lax.platform_dependent(
+    arguments = rows.varying_over(arguments, arguments)
+    sums = jax.lax.platform_dependent(
         *arguments,
         cuda=functools.partial(_call, keep=keep, interpret=False),
         default=functools.partial(_call, keep=keep, interpret=True),
     )
-    blank, label = (Wide(*(x[..., :lanes] for x in pair)) for pair in (rows[:2], rows[2:]))
+    blank, label = (Wide(*(x[..., :lanes] for x in pair)) for pair in (sums[:2], sums[2:]))
     return LatticeStates(blank, label)
 
 
@@ -233,11 +234,11 @@ def _kernel(
     label_mantissa: Any,
     label_exponent: Any,
     skip: Any,
-    *rows: Any,
+    *refs: Any,
     keep: bool,
     barrier: bool,
 ) -> None:
-    """All frames of one lattice; `rows` are the four parts of the states."""
+    """All frames of one lattice; `refs` are the four parts of the states."""
     num_frames, lanes = label_mantissa.shape
     low = wide.lowest(label_mantissa.dtype)
     lane = jnp.arange(lanes, dtype=jnp.int32)
@@ -268,13 +269,13 @@ def _kernel(
         # There is no shift across lanes: write the row, wait for all lanes, read it one to the
         # left. With two rows, the one written next was read before this wait.
         row = frame if keep else frame & 1
-        for ref, part in zip(rows, (*new_blank, *new_label), strict=True):
+        for ref, part in zip(refs, (*new_blank, *new_label), strict=True):
             ref[row, :] = part
         if barrier:
             triton.debug_barrier()
         moved = [
             jnp.where(lane == 0, fill, ref[row, before])
-            for ref, fill in zip(rows, outside, strict=True)
+            for ref, fill in zip(refs, outside, strict=True)
         ]
         return (new_blank, new_label), (Wide(*moved[:2]), Wide(*moved[2:]))
 

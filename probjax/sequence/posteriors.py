@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Num
 
 from probjax.core import checks as core_checks
+from probjax.core import rows
 from probjax.sequence import ctc_core, emissions, wide
 from probjax.sequence.ctc import loss_from_log_z
 from probjax.sequence.ctc_core import LatticeStates
@@ -254,7 +255,7 @@ def _backward_variables(scores: emissions.LatticeScores, length: Array) -> Latti
     is_end = lane == length
     zero = jnp.zeros_like(label, shape=lane.shape)
     end = Wide(jnp.where(is_end, 1.0, zero), jnp.where(is_end, zero, low))
-    start = ctc_core.varying_over(LatticeStates(end, end), (scores.blank, label, may_skip))
+    start = rows.varying_over(LatticeStates(end, end), (scores.blank, label, may_skip))
     emission = LatticeStates(wide.from_log(scores.blank), wide.from_log(label))
     return jax.lax.scan(step, start, emission, reverse=True)[1]
 

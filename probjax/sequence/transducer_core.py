@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from probjax.core import logspace
+from probjax.core import logspace, rows
 from probjax.sequence import wide
-from probjax.sequence.ctc_core import left, right, varying_over
+from probjax.sequence.ctc_core import left, right
 from probjax.sequence.wide import Wide
 
 
@@ -158,7 +158,7 @@ def smooth(
         stayed, moved = jnp.maximum(gamma - moved, 0.0), left(moved, 0.0)
         return stayed + moved, (stayed, moved)
 
-    end = varying_over(end, (arrivals, stay_lp, move_lp))
+    end = rows.varying_over(end, (arrivals, stay_lp, move_lp))
     _, (stay, move) = jax.lax.scan(step, end, arrivals, reverse=True)
     return Walk(total, stay, move[:, :-1])
 
@@ -213,7 +213,7 @@ def forward(
         jnp.where(lane == 0, 1.0, jnp.zeros_like(stay_lp, shape=lane.shape)),
         jnp.where(lane == 0, 0.0, jnp.full_like(stay_lp, low, shape=lane.shape)),
     )
-    start = varying_over(start, (stay_lp, move_lp))
+    start = rows.varying_over(start, (stay_lp, move_lp))
     weights = wide.from_log(stay_lp), wide.from_log(_with_last_lane(move_lp, stay_lp))
     return jax.lax.scan(step, start, weights)
 
@@ -250,7 +250,7 @@ def log_z_reference(
         return new - top, top
 
     start = jnp.where(lane == 0, 0.0, jnp.full_like(stay_lp, -jnp.inf, shape=lane.shape))
-    start = varying_over(start, (stay_lp, move_lp))
+    start = rows.varying_over(start, (stay_lp, move_lp))
     alpha, tops = jax.lax.scan(step, start, (stay_lp, _with_last_lane(move_lp, stay_lp)))
     return alpha[end_lane] + jnp.sum(tops)
 
@@ -288,9 +288,9 @@ def best_walk(
         return before, before
 
     start = jnp.where(lane == 0, 0.0, jnp.full_like(stay_lp, -jnp.inf, shape=lane.shape))
-    start = varying_over(start, (stay_lp, move_lp))
+    start = rows.varying_over(start, (stay_lp, move_lp))
     best, came = jax.lax.scan(step, start, (stay_lp, _with_last_lane(move_lp, stay_lp)))
-    end_lane = varying_over(end_lane.astype(jnp.int32), (came,))
+    end_lane = rows.varying_over(end_lane.astype(jnp.int32), (came,))
     _, lanes = jax.lax.scan(back, end_lane, came, reverse=True)
     lanes = jnp.concatenate([lanes, end_lane[None]])
     return jnp.where(jnp.isneginf(best[end_lane]), -1, lanes)

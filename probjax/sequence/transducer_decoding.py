@@ -27,7 +27,6 @@ from probjax.core import rows, trees
 from probjax.core.logspace import logsumexp
 from probjax.sequence import emissions
 from probjax.sequence.beam import is_law
-from probjax.sequence.ctc_core import varying_over
 from probjax.sequence.lattice import front_index, live_places
 from probjax.sequence.transducer_arcs import KINDS
 
@@ -166,8 +165,8 @@ def rnnt_greedy(
         nothing = jnp.full(max_len, -1, jnp.int32)
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         found = RNNTDecoded(nothing, zero, nothing, jnp.zeros((), dtype), no, no)
-        carry = varying_over((found, state, output), (enc, count))
-        frames = varying_over(jnp.arange(enc.shape[0], dtype=jnp.int32), (enc, count))
+        carry = rows.varying_over((found, state, output), (enc, count))
+        frames = rows.varying_over(jnp.arange(enc.shape[0], dtype=jnp.int32), (enc, count))
         found = jax.lax.scan(step, carry, (frames, enc))[0][0]
         return found._replace(score=jnp.where(valid, found.score, jnp.nan))
 
@@ -283,8 +282,8 @@ def rnnt_beam(
             *jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), (state, output)),
         )
         no = jnp.zeros((), bool)
-        carry = varying_over((hyps, no, no), (enc, count))
-        frames = varying_over(jnp.arange(enc.shape[0], dtype=jnp.int32), (enc, count))
+        carry = rows.varying_over((hyps, no, no), (enc, count))
+        frames = rows.varying_over(jnp.arange(enc.shape[0], dtype=jnp.int32), (enc, count))
         (hyps, *flags), _ = jax.lax.scan(step, carry, (frames, enc))
         is_live = hyps.log_probs > -jnp.inf
         return RNNTBeam(

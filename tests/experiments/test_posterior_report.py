@@ -24,7 +24,7 @@ FOUND = {
     },
     "parameters": [row("a", 900.0, truth=1.4, z=2.0), row("b", 321.0, truth=1.5, z=-0.5)],
     "counts": {"divergent": 3.0, "nonfinite": 0.0, "acceptance_rate": 0.81, "steps": 120.0},
-    "warmup": {"step_size": 0.25},
+    "warmup": {"step_size": 0.25, "starts": {"paths": 3, "pareto_k": 0.456}},
     "cost": {
         "min_ess": 321.0, "gradients": {"warmup": 1000.0, "sampling": 4000.0},
         "seconds": {"warmup": 75.0, "sampling": 4.0, "steady": 2.0}, "ess_per_gradient": 0.08025,
@@ -47,7 +47,7 @@ def test_everything_found_is_shown():
     for part in (
         "<title>toy: review</title>", "bulk_ess is 321, below 400", "held against a book",
         "3 of 120 steps diverged", "not told by this sampler", "1 min 15 s", "0.08025", "160.5",
-        "known mean", "d" * 16,
+        "known mean", "d" * 16, "ends of 3 paths, Pareto k 0.46",
     ):  # fmt: skip
         assert part in html, part
     assert html.count("data:image/svg+xml") == 2 and "http" not in html

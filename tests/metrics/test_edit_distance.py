@@ -164,9 +164,9 @@ def test_degenerate_rates():
 
 def test_bad_lengths_are_named_or_flagged():
     hyp, ref, n, m = map(jnp.asarray, draw(0))
-    with pytest.raises(ValueError, match=r"hyp_lengths\[2\] must lie in \[0, 7\], got 8"):
+    with pytest.raises(ValueError, match=r"hyp_lengths\[2\]=8 must be in \[0, 7\]"):
         edit_distance(hyp, ref, n.at[2].set(8), m)
-    with pytest.raises(ValueError, match=r"ref_lengths\[0\] must lie in \[0, 7\], got -1"):
+    with pytest.raises(ValueError, match=r"ref_lengths\[0\]=-1 must be in \[0, 7\]"):
         label_error_rate(hyp, ref, n, m.at[0].set(-1))
     with pytest.raises((ValueError, TypeError), match="ref"):
         edit_distance(hyp, ref[:3])

@@ -34,7 +34,7 @@ def model_score(labels):
 
 
 def search(logits, lm_weight, length_bonus, **options):
-    options = {"beam_width": WIDTH, "lm": trigrams(), **options}
+    options = {"beam_width": WIDTH, "lm": trigrams(), "exact": False, **options}
     return beam_decode(logits, lm_weight=lm_weight, length_bonus=length_bonus, **options)
 
 
