@@ -77,7 +77,8 @@ def verdict(
     for cell in cells:
         name, own = f"{cell['density']}/{cell['label']}", cell["own"]
         bad = sum(not math.isfinite(value) for value in cell["values"])
-        add(f"{name}: seeds not finite", bad, 1, "fail", f"{name}: {bad} seeds are not finite")
+        why = f"{name}: {bad} seeds are not finite"
+        add(f"{name}: seeds not finite", float(bad), 0.5, "fail", why)
         zero = cell["zero"]["mean"]
         add(
             f"{name}: below the zero model", own["mean"], zero, "fail",
