@@ -24,13 +24,15 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
         values: one number for each seed, two at least.
 
     Returns:
-        `mean` and `se`.
+        `mean` and `se`; NaN if a number is not finite.
 
     Example:
         >>> over_seeds([1.0, 3.0])
         {'mean': 2.0, 'se': 1.0}
     """
     numbers = np.asarray(values, np.float64)
+    if not np.isfinite(numbers).all():
+        return {"mean": math.nan, "se": math.nan}
     return {
         "mean": float(numbers.mean()),
         "se": float(numbers.std(ddof=1) / math.sqrt(len(numbers))),
