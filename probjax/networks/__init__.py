@@ -1,5 +1,8 @@
 """Flax modules that the experiments use, as pure functions."""
 
+from probjax.networks.energy import EnergyMLP as EnergyMLP
+from probjax.networks.energy import ScoreMLP as ScoreMLP
+from probjax.networks.energy import Swish as Swish
 from probjax.networks.features import noise_features as noise_features
 from probjax.networks.line_encoder import LineEncoder as LineEncoder
 from probjax.networks.line_encoder import LineTransducer as LineTransducer

@@ -1,5 +1,8 @@
 """Score-matching objectives."""
 
+from probjax.score.closed_forms import GaussianFit as GaussianFit
+from probjax.score.closed_forms import exponential_family_sm as exponential_family_sm
+from probjax.score.closed_forms import gaussian_sm as gaussian_sm
 from probjax.score.denoising import control_coefficient as control_coefficient
 from probjax.score.denoising import deen as deen
 from probjax.score.denoising import deen_from_noise as deen_from_noise
@@ -8,3 +11,25 @@ from probjax.score.denoising import denoising_sm_from_noise as denoising_sm_from
 from probjax.score.denoising import multi_noise_dsm as multi_noise_dsm
 from probjax.score.denoising import multi_noise_dsm_from_noise as multi_noise_dsm_from_noise
 from probjax.score.denoising import tweedie as tweedie
+from probjax.score.energies import EnergySecond as EnergySecond
+from probjax.score.energies import TiedAutoencoder as TiedAutoencoder
+from probjax.score.energies import energy_second as energy_second
+from probjax.score.energies import score_from_energy as score_from_energy
+from probjax.score.energies import tied_dae_energy as tied_dae_energy
+from probjax.score.explicit import explicit_sm as explicit_sm
+from probjax.score.explicit import implicit_sm as implicit_sm
+from probjax.score.finite_difference import fd_dsm as fd_dsm
+from probjax.score.finite_difference import fd_dsm_from_noise as fd_dsm_from_noise
+from probjax.score.finite_difference import fd_ssm as fd_ssm
+from probjax.score.finite_difference import fd_ssm_from_slices as fd_ssm_from_slices
+from probjax.score.sliced import draw_slices as draw_slices
+from probjax.score.sliced import sliced_sm as sliced_sm
+from probjax.score.sliced import sliced_sm_energy as sliced_sm_energy
+from probjax.score.sliced import sliced_sm_energy_from_slices as sliced_sm_energy_from_slices
+from probjax.score.sliced import sliced_sm_from_slices as sliced_sm_from_slices
+from probjax.score.weighted import likelihood_dsm as likelihood_dsm
+from probjax.score.weighted import likelihood_dsm_from_noise as likelihood_dsm_from_noise
+from probjax.score.weighted import multiscale_dsm as multiscale_dsm
+from probjax.score.weighted import multiscale_dsm_from_noise as multiscale_dsm_from_noise
+from probjax.score.weighted import target_sm as target_sm
+from probjax.score.weighted import target_sm_from_noise as target_sm_from_noise

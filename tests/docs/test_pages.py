@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "node_modules" not in page.parts)
 METHOD_PAGES = [
-    "score/denoising.md",
+    *(f"score/{name}.md" for name in ("denoising", "explicit", "sliced", "noise_conditional")),
     *(
         f"mcmc/{name}.md"
         for name in (

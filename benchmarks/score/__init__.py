@@ -1,0 +1,1 @@
+"""Benchmarks of score-matching objectives."""
