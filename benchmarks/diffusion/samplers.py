@@ -24,12 +24,13 @@ CHECKED_ROWS = 64
 def cases(
     config: digits.Config | None = None, batch_size: int | None = None, steps: int | None = None
 ) -> list[Case]:
-    """DDIM and Heun between the experiment's noise scales; larger batches on an accelerator."""
+    """Three samplers between the experiment's noise scales; larger batches on an accelerator."""
     config = config or digits.Config()
     batch_size = batch_size or pick(1024, 16384)
     return [
         _case(config, "ddim", steps or 20, batch_size),
         _case(config, "heun", steps or 10, batch_size),
+        _case(config, "unipc", steps or 20, batch_size),
     ]
 
 
@@ -39,7 +40,7 @@ def _case(config: digits.Config, sampler: str, steps: int, batch_size: int) -> C
     grid = np.asarray(
         diffusion.karras_noise_scales(steps, options.min_noise_scale, options.max_noise_scale)
     )
-    visited = grid if sampler == "ddim" else _heun_visits(grid)
+    visited = _heun_visits(grid) if sampler == "heun" else grid
     generator = np.random.default_rng(0)
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
     params = jax.tree.map(  # The last layers begin as zeros: give every layer something to do.
@@ -50,7 +51,7 @@ def _case(config: digits.Config, sampler: str, steps: int, batch_size: int) -> C
     denoiser = functools.partial(digits_model.denoiser, net)
 
     def loop(params: Any, x: Any) -> Any:
-        make = {"ddim": diffusion.ddim, "heun": diffusion.heun}[sampler]
+        make = getattr(diffusion, sampler)
         algorithm = make(denoiser(params), jnp.asarray(grid, x.dtype))
         return diffusion.sample(jax.random.key(0), algorithm, x, steps)
 

@@ -1,9 +1,21 @@
 """Score-based generative models: schedules, heads, samplers, likelihoods."""
 
+from probjax.diffusion.churn import churn_heun as churn_heun
+from probjax.diffusion.diffrax_bridge import DenoiserTerm as DenoiserTerm
+from probjax.diffusion.diffrax_bridge import ExponentialMultistep as ExponentialMultistep
+from probjax.diffusion.exact import affine_law as affine_law
 from probjax.diffusion.exact import gaussian_denoiser as gaussian_denoiser
+from probjax.diffusion.exact import gaussian_pf_map as gaussian_pf_map
 from probjax.diffusion.exact import gmm_denoiser as gmm_denoiser
+from probjax.diffusion.exponential import dpmpp_2m as dpmpp_2m
+from probjax.diffusion.exponential import dpmpp_2m_sde as dpmpp_2m_sde
+from probjax.diffusion.exponential import dpmpp_2s as dpmpp_2s
+from probjax.diffusion.exponential import dpmpp_3m as dpmpp_3m
+from probjax.diffusion.exponential import multistep as multistep
+from probjax.diffusion.exponential import unipc as unipc
 from probjax.diffusion.grids import geometric_noise_scales as geometric_noise_scales
 from probjax.diffusion.grids import karras_noise_scales as karras_noise_scales
+from probjax.diffusion.grids import leap_noise_scales as leap_noise_scales
 from probjax.diffusion.grids import log_snr_times as log_snr_times
 from probjax.diffusion.parameterization import convert as convert
 from probjax.diffusion.parameterization import denoiser_from_score as denoiser_from_score
@@ -13,8 +25,6 @@ from probjax.diffusion.parameterization import score_from_denoiser as score_from
 from probjax.diffusion.probability_flow import FlowSolution as FlowSolution
 from probjax.diffusion.probability_flow import sample_probability_flow as sample_probability_flow
 from probjax.diffusion.samplers import SampleResult as SampleResult
-from probjax.diffusion.samplers import SamplerState as SamplerState
-from probjax.diffusion.samplers import StepInfo as StepInfo
 from probjax.diffusion.samplers import ancestral as ancestral
 from probjax.diffusion.samplers import ddim as ddim
 from probjax.diffusion.samplers import heun as heun
@@ -26,8 +36,21 @@ from probjax.diffusion.schedules import subvp as subvp
 from probjax.diffusion.schedules import to_sde as to_sde
 from probjax.diffusion.schedules import ve as ve
 from probjax.diffusion.schedules import vp as vp
+from probjax.diffusion.step_table import StepTable as StepTable
+from probjax.diffusion.stochastic import ddim_table as ddim_table
+from probjax.diffusion.stochastic import euler_maruyama as euler_maruyama
+from probjax.diffusion.stochastic import euler_maruyama_table as euler_maruyama_table
+from probjax.diffusion.stochastic import langevin_corrector as langevin_corrector
+from probjax.diffusion.stochastic import predictor_corrector as predictor_corrector
+from probjax.diffusion.stochastic import reverse_diffusion as reverse_diffusion
+from probjax.diffusion.stochastic import reverse_diffusion_table as reverse_diffusion_table
+from probjax.diffusion.tables import adams_table as adams_table
+from probjax.diffusion.tables import dpmpp_3m_table as dpmpp_3m_table
+from probjax.diffusion.tables import single_step_table as single_step_table
 from probjax.diffusion.training import denoising_loss as denoising_loss
 from probjax.diffusion.training import denoising_loss_from_noise as denoising_loss_from_noise
 from probjax.diffusion.training import edm_loss as edm_loss
 from probjax.diffusion.training import log_normal_noise_scales as log_normal_noise_scales
 from probjax.diffusion.training import sample_times as sample_times
+from probjax.diffusion.walk import SamplerState as SamplerState
+from probjax.diffusion.walk import StepInfo as StepInfo

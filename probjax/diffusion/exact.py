@@ -9,11 +9,13 @@ r"""Denoisers in closed form: what a perfectly trained network would return.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probjax.core import checks, rows
 from probjax.diffusion.parameterization import Denoiser
+from probjax.diffusion.step_table import StepTable
 
 
 def gaussian_denoiser(mean: Float[Array, "d"], covariance: Float[Array, "d d"]) -> Denoiser:
@@ -108,3 +110,129 @@ def gmm_denoiser(
         return rest + jnp.sum(pull, axis=-1, keepdims=True) * x
 
     return denoiser
+
+
+def gaussian_pf_map(
+    x: Float[Array, "*batch d"],
+    mean: Float[Array, "d"],
+    covariance: Float[Array, "d d"],
+    *,
+    noise_scale: ArrayLike,
+    next_noise_scale: ArrayLike,
+) -> Float[Array, "*batch d"]:
+    r"""Carry points along the exact probability flow of Gaussian data.
+
+    $$x'=m+(\Sigma+\sigma'^2I)^{1/2}(\Sigma+\sigma^2I)^{-1/2}(x-m)$$
+
+    Args:
+        x: rows at the noise scale `noise_scale`, `(*B, d)`.
+        mean: $m$, `(d,)`.
+        covariance: $\Sigma$, `(d, d)`, symmetric positive semi-definite.
+        noise_scale: $\sigma$, from where.
+        next_noise_scale: $\sigma'$, to where; 0 is the data.
+
+    Returns:
+        Rows `(*B, d)`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Example:
+        >>> print(gaussian_pf_map(
+        ...     jnp.array([[4.0]]), jnp.zeros(1), jnp.eye(1), noise_scale=3.0**0.5,
+        ...     next_noise_scale=0.0))
+        [[2.]]
+
+    References:
+        Song et al. 2021.
+    """
+    (dim,) = mean.shape
+    checks.shape("covariance", covariance, (dim, dim))
+    values, vectors = jnp.linalg.eigh(covariance)
+    before = jnp.asarray(noise_scale, x.dtype) ** 2
+    after = jnp.asarray(next_noise_scale, x.dtype) ** 2
+    stretch = jnp.sqrt((values + after) / (values + before)).astype(x.dtype)
+    centre = jnp.broadcast_to(mean.astype(x.dtype), x.shape)
+    along = jnp.tensordot(x - centre, vectors.astype(x.dtype), axes=1)
+    along = along * jnp.broadcast_to(stretch, along.shape)
+    return centre + jnp.tensordot(along, vectors.T.astype(x.dtype), axes=1)
+
+
+def affine_law(
+    table: StepTable,
+    mean: ArrayLike,
+    covariance: ArrayLike,
+    *,
+    start_mean: ArrayLike,
+    start_covariance: ArrayLike,
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return mean and covariance of what a table's sampler draws when the data are Gaussian.
+
+    For $N(m,\Sigma)$ the denoiser is affine, so each row of the table maps the sample together with
+    the estimates it keeps, $u=(x,D_{n-1},D_{n-2},D_{n-3})$, by an affine map plus noise:
+
+    $$u'=A_nu+b_n+C_nz,\qquad E\,u'=A_nE\,u+b_n,\quad
+      \mathrm{Cov}\,u'=A_n\mathrm{Cov}(u)A_n^\top+C_nC_n^\top$$
+
+    Computed in double precision by NumPy, once for the whole table.
+
+    Args:
+        table: the coefficients, not traced, for `alphas` of one or any others: the denoiser is
+            that of $x=\alpha x_0+\sigma\varepsilon$, with alpha one at the first level.
+        mean: $m$, `(d,)`.
+        covariance: $\Sigma$, `(d, d)`.
+        start_mean: mean of the samples before the first step, `(d,)`.
+        start_covariance: their covariance, `(d, d)`.
+
+    Returns:
+        Mean `(d,)` and covariance `(d, d)` after the last step.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Example:
+        >>> from probjax.diffusion.stochastic import ddim_table
+        >>> table = ddim_table(np.array([2.0, 1.0]), eta=1.0, final="keep")
+        >>> _, spread = affine_law(
+        ...     table, np.zeros(1), np.zeros((1, 1)),
+        ...     start_mean=np.zeros(1), start_covariance=np.array([[4.0]]))
+        >>> print(spread)  # data in one point: exact
+        [[1.]]
+    """
+    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    checks.shape("mean", mean, (None,))
+    dim = mean.shape[0]
+    checks.shape("covariance", covariance, (dim, dim))
+    checks.shape("start_mean", start_mean, (dim,))
+    checks.shape("start_covariance", start_covariance, (dim, dim))
+    eye, kept = np.eye(dim), 3
+    size = dim * (kept + 1)
+    law_mean, law = np.zeros(size), np.zeros((size, size))
+    law_mean[:dim], law[:dim, :dim] = start_mean, start_covariance
+    alpha = 1.0
+    for n in range(table.num_steps):
+        sigma = float(table.noise_scales[n])
+        gain = np.linalg.solve(alpha**2 * covariance + sigma**2 * eye, alpha * covariance).T
+        # The estimate comes first: D, x, D of before, D of before that, ...
+        grow = np.zeros((size + dim, size))
+        grow[:dim, :dim], grow[dim:] = gain, np.eye(size)
+        shift = np.concatenate([mean - alpha * gain @ mean, np.zeros(size)])
+        change = np.zeros(kept + 1)
+        if table.corrector is not None and n:
+            change = np.asarray(table.corrector[n - 1], np.float64).copy()
+            change[1:] -= table.predictor[n - 1]
+            change = change * float(table.alphas[n - 1])
+        decay, next_alpha = float(table.decay[n]), float(table.alphas[n])
+        weights = decay * change
+        weights[:kept] += next_alpha * np.asarray(table.predictor[n], np.float64)
+        mix = np.zeros((size, size + dim))
+        mix[:dim] = np.kron(np.insert(weights, 1, decay), eye)
+        mix[dim : 2 * dim, :dim] = eye
+        mix[2 * dim :, 2 * dim : -dim] = np.eye(size - 2 * dim)
+        step = mix @ grow
+        law_mean = step @ law_mean + mix @ shift
+        law = step @ law @ step.T
+        if table.spread is not None:
+            law[:dim, :dim] += float(table.spread[n]) ** 2 * eye
+        alpha = next_alpha
+    return law_mean[:dim], law[:dim, :dim]

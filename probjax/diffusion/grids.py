@@ -75,6 +75,49 @@ def geometric_noise_scales(
     return _grid(num_scales, lo, hi, np.log, np.exp)
 
 
+def leap_noise_scales(
+    num_scales: int,
+    lo: float = 0.002,
+    hi: float = 80.0,
+    *,
+    sigma_data: float = 0.5,
+    rho: float = 7.0,
+) -> Float[Array, "num_scales"]:
+    r"""One leap from the largest scale to where the data begin to show, then Karras's scales.
+
+    $$\sigma_0=hi,\qquad\sigma_1,\dots,\sigma_{n-1}=
+      \text{karras\_noise\_scales}(n-1,\,lo,\,2\,sigma\_data,\,rho)$$
+
+    While the noise is far larger than the data the denoiser hardly changes, and a method that is
+    exact for a constant denoiser (`ddim`, the exponential multistep methods, not `heun`) crosses
+    that range in one step. For few evaluations: what the leap costs stays, however many follow.
+
+    Args:
+        num_scales: how many, two at least.
+        lo: the smallest, positive.
+        hi: the largest, above `2 * sigma_data`.
+        sigma_data: pooled standard deviation of the data.
+        rho: as for `karras_noise_scales`.
+
+    Returns:
+        Strictly decreasing scales `(num_scales,)`.
+
+    Raises:
+        ValueError: `num_scales < 2`, or not `0 < lo < 2 * sigma_data < hi`.
+
+    Example:
+        >>> print(", ".join(f"{v:.3f}" for v in leap_noise_scales(5)))
+        80.000, 1.000, 0.263, 0.045, 0.002
+    """
+    checks.at_least("num_scales", num_scales, 2)
+    checks.positive("sigma_data", sigma_data)
+    checks.positive("rho", rho)
+    if not 2 * sigma_data < hi:
+        raise ValueError(f"hi must be above 2 * sigma_data, got {hi} and {2 * sigma_data}")
+    tail = karras_noise_scales(num_scales - 1, lo, 2 * sigma_data, rho)
+    return jnp.concatenate([jnp.full((1,), hi, tail.dtype), tail])
+
+
 def log_snr_times(
     schedule: NoiseSchedule, num_times: int, *, start: float, stop: float
 ) -> Float[Array, "num_times"]:

@@ -18,38 +18,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from blackjax.base import SamplingAlgorithm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from probjax.core import checks, rows
+from probjax.core import checks
 from probjax.core.keys import RowKeys, row_normal
 from probjax.diffusion.parameterization import Denoiser
+from probjax.diffusion.walk import Levels, SamplerState, StepInfo, call_denoiser, finish, init_fn
 from probjax.mcmc.driver import scan_steps
-
-FINALS = ("denoise", "keep")
-"""What a sampler does at the end of its grid."""
-
-
-class SamplerState(NamedTuple):
-    """Where a sampler is."""
-
-    x: Float[Array, "*rows"]
-    """The samples, `(*B, *event)`, at the noise scale of index `i`."""
-    i: Int[Array, ""]
-    """How many steps have been made."""
-
-
-class StepInfo(NamedTuple):
-    """What a step reports."""
-
-    denoised: Float[Array, "*rows"]
-    """The denoiser's estimate from which the step started."""
-    num_evaluations: Int[Array, ""]
-    """Denoiser calls; 0 past the end of the grid."""
-    is_nonfinite: Bool[Array, "*batch"]
-    """Whether a row is not finite after the step. It stays so, and harms no other row."""
 
 
 class SampleResult(NamedTuple):
@@ -114,14 +91,14 @@ def ddim(
         Song, Meng, Ermon 2021, *Denoising diffusion implicit models*, written there with the
         square of our alpha.
     """
-    levels = _Levels.make(noise_scales, alphas, final)
+    levels = Levels.make(noise_scales, alphas, final)
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
 
     def step(key: RowKeys, state: SamplerState) -> tuple[SamplerState, StepInfo]:
         x = state.x
         alpha, sigma, next_alpha, next_sigma = levels.at(state.i, x.dtype)
-        clean = _call(denoiser, x, sigma)
+        clean = call_denoiser(denoiser, x, sigma)
         # The ratio of signal to noise before and after, below one; 0 where the noise ends.
         ratio = (alpha * next_sigma) / (next_alpha * sigma)
         fresh = (1 - ratio) * (1 + ratio)
@@ -130,9 +107,9 @@ def ddim(
         if eta > 0:
             spread = eta * next_sigma * jnp.sqrt(fresh)
             moved = moved + spread * row_normal(key, x, event_ndim=event_ndim)
-        return _finish(state, moved, clean, 1, levels.num_steps, event_ndim)
+        return finish(state, moved, clean, 1, levels.num_steps, event_ndim)
 
-    return SamplingAlgorithm(_init(event_ndim), step)
+    return SamplingAlgorithm(init_fn(event_ndim), step)
 
 
 def ancestral(
@@ -215,27 +192,27 @@ def heun(
     References:
         Karras et al. 2022, algorithm 1.
     """
-    levels = _Levels.make(noise_scales, alphas, final)
+    levels = Levels.make(noise_scales, alphas, final)
 
     def step(key: RowKeys, state: SamplerState) -> tuple[SamplerState, StepInfo]:
         del key
         x = state.x
         alpha, sigma, next_alpha, next_sigma = levels.at(state.i, x.dtype)
-        clean = _call(denoiser, x, sigma)
+        clean = call_denoiser(denoiser, x, sigma)
         here, there = sigma / alpha, next_sigma / next_alpha
         y = x / alpha
         slope = (y - clean) / here
         euler = jnp.where(there > 0, y + (there - here) * slope, clean)
 
         def corrected(euler: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
-            at_euler = _call(denoiser, next_alpha * euler, next_sigma)
+            at_euler = call_denoiser(denoiser, next_alpha * euler, next_sigma)
             return y + 0.5 * (there - here) * (slope + (euler - at_euler) / there)
 
         moved = jax.lax.cond(there > 0, corrected, lambda euler: euler, euler)
         calls = jnp.where(there > 0, 2, 1).astype(jnp.int32)
-        return _finish(state, next_alpha * moved, clean, calls, levels.num_steps, event_ndim)
+        return finish(state, next_alpha * moved, clean, calls, levels.num_steps, event_ndim)
 
-    return SamplingAlgorithm(_init(event_ndim), step)
+    return SamplingAlgorithm(init_fn(event_ndim), step)
 
 
 def sample(
@@ -285,71 +262,3 @@ def sample(
     keep = (lambda state, info: state.x.astype(x.dtype)) if trajectory else None
     state, (calls, bad), kept = scan_steps(key, step, algorithm.init(x), num_steps, trace_fn=keep)
     return SampleResult(state.x.astype(x.dtype), calls, bad, kept)
-
-
-class _Levels(NamedTuple):
-    """The grid a sampler walks, with the level after the last."""
-
-    noise_scales: ArrayLike
-    alphas: ArrayLike | None
-    num_steps: int
-
-    @classmethod
-    def make(cls, noise_scales: ArrayLike, alphas: ArrayLike | None, final: str) -> "_Levels":
-        checks.one_of("final", final, FINALS)
-        checks.strictly_decreasing("noise_scales", noise_scales)
-        num_levels = jnp.shape(noise_scales)[0]
-        if alphas is not None:
-            checks.shape("alphas", alphas, (num_levels,))
-            checks.positive("alphas", alphas)
-            traced = isinstance(noise_scales, jax.core.Tracer) or isinstance(
-                alphas, jax.core.Tracer
-            )
-            if not traced:
-                ratio = np.asarray(noise_scales, np.float64) / np.asarray(alphas, np.float64)
-                checks.strictly_decreasing("noise_scales / alphas", ratio)
-        if final == "keep" and num_levels < 2:
-            raise ValueError("noise_scales must have two entries at least for final='keep', got 1")
-        return cls(noise_scales, alphas, num_levels - (final == "keep"))
-
-    def at(self, i: Int[Array, ""], dtype: Any) -> tuple[Array, Array, Array, Array]:
-        """Alpha and noise scale of step `i`, before and after."""
-        sigma = jnp.asarray(self.noise_scales, dtype)
-        alpha = jnp.ones_like(sigma) if self.alphas is None else jnp.asarray(self.alphas, dtype)
-        sigma = jnp.concatenate([sigma, jnp.zeros((1,), dtype)])
-        alpha = jnp.concatenate([alpha, jnp.ones((1,), dtype)])
-        i = jnp.minimum(i, self.num_steps - 1)
-        return alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
-
-
-def _init(event_ndim: int) -> Any:
-    def init(position: Float[Array, "*rows"], rng_key: Any = None) -> SamplerState:
-        del rng_key
-        x = rows.working("x", position, event_ndim=event_ndim)
-        return SamplerState(x, jnp.zeros((), jnp.int32))
-
-    return init
-
-
-def _call(
-    denoiser: Denoiser, x: Float[Array, "*rows"], noise_scale: Float[Array, ""]
-) -> Float[Array, "*rows"]:
-    clean = denoiser(x, noise_scale)
-    checks.same_shape("denoiser(x, noise_scale)", clean, "x", x)
-    return clean
-
-
-def _finish(
-    state: SamplerState,
-    moved: Float[Array, "*rows"],
-    clean: Float[Array, "*rows"],
-    num_evaluations: int | Int[Array, ""],
-    num_steps: int,
-    event_ndim: int,
-) -> tuple[SamplerState, StepInfo]:
-    """Take the step, or hold past the end of the grid."""
-    live = state.i < num_steps
-    x = jnp.where(live, moved, state.x)
-    calls = jnp.where(live, jnp.asarray(num_evaluations, jnp.int32), 0)
-    info = StepInfo(clean, calls, ~rows.row_finite(x, event_ndim=event_ndim))
-    return SamplerState(x, state.i + 1), info

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax.diffusion import gaussian_denoiser, gmm_denoiser
+from probjax.diffusion import (
+    affine_law,
+    ddim_table,
+    gaussian_denoiser,
+    gaussian_pf_map,
+    gmm_denoiser,
+)
 
 MEAN = np.array([1.0, -2.0, 0.5])
 COVARIANCE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 1.5]])
@@ -58,3 +64,32 @@ def test_limits(x64):
     denoiser = gaussian_denoiser(jnp.asarray(MEAN), jnp.asarray(COVARIANCE))
     np.testing.assert_allclose(denoiser(x, 1e-6), x, atol=1e-9)
     np.testing.assert_allclose(denoiser(x, 1e6)[0], MEAN, atol=1e-9)
+
+
+def test_gaussian_flow_solves_its_equation(x64):
+    """Its slope in the logarithm of the noise scale is x - D."""
+    x = jax.random.normal(jax.random.key(0), (5, 3)) * 4
+    mean, covariance = jnp.asarray(MEAN), jnp.asarray(COVARIANCE)
+    denoiser = gaussian_denoiser(mean, covariance)
+
+    def at(log_scale):
+        return gaussian_pf_map(
+            x, mean, covariance, noise_scale=3.0, next_noise_scale=jnp.exp(log_scale)
+        )
+
+    for scale in (3.0, 0.4):
+        there, slope = jax.jvp(at, (jnp.log(scale),), (1.0,))
+        np.testing.assert_allclose(slope, there - denoiser(there, scale), atol=1e-12)
+    np.testing.assert_allclose(at(jnp.log(3.0)), x, rtol=1e-12)
+
+
+def test_affine_law_of_one_exact_step():
+    """Order one on data in one point is exact: the noised law of that point at each level."""
+    table = ddim_table(np.array([3.0, 1.0, 0.5]), eta=0.7, final="keep")
+    mean, covariance = affine_law(
+        table, MEAN, np.zeros((3, 3)), start_mean=MEAN, start_covariance=9 * np.eye(3)
+    )
+    np.testing.assert_allclose(mean, MEAN, rtol=1e-13)
+    np.testing.assert_allclose(covariance, 0.25 * np.eye(3), atol=1e-13)
+    with pytest.raises(ValueError, match="start_covariance"):
+        affine_law(table, MEAN, COVARIANCE, start_mean=MEAN, start_covariance=np.zeros((2, 2)))

@@ -4,7 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax.diffusion.grids import geometric_noise_scales, karras_noise_scales, log_snr_times
+from probjax.diffusion.grids import (
+    geometric_noise_scales,
+    karras_noise_scales,
+    leap_noise_scales,
+    log_snr_times,
+)
 from probjax.diffusion.schedules import cosine, vp
 
 
@@ -30,3 +35,16 @@ def test_bad_arguments_are_named():
         geometric_noise_scales(3, 0.0, 1.0)
     with pytest.raises(ValueError, match="is not below"):
         log_snr_times(vp(), 3, start=0.1, stop=0.5)
+
+
+def test_leap_is_one_scale_and_then_karras():
+    grid = leap_noise_scales(6, 0.01, 80.0, sigma_data=0.7)
+    assert grid[0] == 80.0
+    np.testing.assert_array_equal(grid[1:], karras_noise_scales(5, 0.01, 1.4))
+    for options, match in (
+        ({"num_scales": 1}, "num_scales must be at least 2"),
+        ({"num_scales": 5, "sigma_data": 40.0}, "hi must be above 2"),
+        ({"num_scales": 5, "lo": 1.5}, "lo must be below hi"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            leap_noise_scales(**options)
