@@ -17,6 +17,15 @@ from probjax.diffusion.grids import geometric_noise_scales as geometric_noise_sc
 from probjax.diffusion.grids import karras_noise_scales as karras_noise_scales
 from probjax.diffusion.grids import leap_noise_scales as leap_noise_scales
 from probjax.diffusion.grids import log_snr_times as log_snr_times
+from probjax.diffusion.guidance import classifier_free as classifier_free
+from probjax.diffusion.guidance import classifier_guidance as classifier_guidance
+from probjax.diffusion.inpainting import inpaint as inpaint
+from probjax.diffusion.likelihood import FlowLogProb as FlowLogProb
+from probjax.diffusion.likelihood import bits_per_dim as bits_per_dim
+from probjax.diffusion.likelihood import decode as decode
+from probjax.diffusion.likelihood import dequantise as dequantise
+from probjax.diffusion.likelihood import encode as encode
+from probjax.diffusion.likelihood import pf_ode_log_prob as pf_ode_log_prob
 from probjax.diffusion.parameterization import convert as convert
 from probjax.diffusion.parameterization import denoiser_from_score as denoiser_from_score
 from probjax.diffusion.parameterization import loss_weight as loss_weight
@@ -36,6 +45,7 @@ from probjax.diffusion.schedules import subvp as subvp
 from probjax.diffusion.schedules import to_sde as to_sde
 from probjax.diffusion.schedules import ve as ve
 from probjax.diffusion.schedules import vp as vp
+from probjax.diffusion.skip_tuning import skip_scales as skip_scales
 from probjax.diffusion.step_table import StepTable as StepTable
 from probjax.diffusion.stochastic import ddim_table as ddim_table
 from probjax.diffusion.stochastic import euler_maruyama as euler_maruyama

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from probjax.core import checks
 from probjax.networks.features import noise_features
 
 
@@ -42,7 +43,8 @@ class UNet(nn.Module):
         num_features: features of the noise level.
 
     Raises:
-        ValueError: the image's sides are not divisible so.
+        ValueError: the image's sides are not divisible so, or `skip_scale` has another length
+            than there are skips.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -60,11 +62,23 @@ class UNet(nn.Module):
     num_blocks: int = 1
     num_features: int = 32
 
+    @property
+    def num_skips(self) -> int:
+        """How many skip connections there are, which is the length of `skip_scale`."""
+        return len(self.widths) * self.num_blocks
+
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch h w c"], c_noise: Float[Array, "*batch"]
+        self,
+        x: Float[Array, "*batch h w c"],
+        c_noise: Float[Array, "*batch"],
+        skip_scale: Float[Array, "num_skips"] | None = None,
     ) -> Float[Array, "*batch h w c"]:
-        """Map images `(*B, h, w, c)` at levels `(*B,)` to images of the same shape."""
+        """Map images `(*B, h, w, c)` at levels `(*B,)` to images of the same shape.
+
+        `skip_scale` multiplies the skips, the one nearest the input first (`(num_skips,)`, from
+        `diffusion.skip_scales`); without it, and with ones, they pass as they are.
+        """
         shape, channels = x.shape, x.shape[-1]
         factor = 2 ** (len(self.widths) - 1)
         if shape[-3] % factor or shape[-2] % factor:
@@ -72,6 +86,8 @@ class UNet(nn.Module):
                 f"x must have sides divisible by {factor} for {len(self.widths)} widths, "
                 f"got {shape[-3]}x{shape[-2]}"
             )
+        if skip_scale is not None:
+            checks.shape("skip_scale", skip_scale, (self.num_skips,))
         x = x.reshape(math.prod(shape[:-3]), *shape[-3:])
         embedded = noise_features(c_noise.reshape(-1), num_features=self.num_features)
         embedded = nn.silu(nn.Dense(4 * self.widths[0])(embedded))
@@ -82,7 +98,8 @@ class UNet(nn.Module):
                 x = _halved(x)
             for _ in range(self.num_blocks):
                 x = _Block(width)(x, embedded)
-                skips.append(x)
+                gain = None if skip_scale is None else skip_scale[len(skips)].astype(x.dtype)
+                skips.append(x if gain is None else gain * x)
         for level, width in reversed(list(enumerate(self.widths))):
             for _ in range(self.num_blocks):
                 x = _Block(width)(jnp.concatenate([x, skips.pop()], axis=-1), embedded)
