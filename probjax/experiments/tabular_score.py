@@ -17,6 +17,7 @@ import numpy as np
 
 from probjax import sharding
 from probjax.datasets import DatasetError
+from probjax.experiments import tabular_score_data as tables
 from probjax.experiments import tabular_score_model as model
 from probjax.experiments import tabular_score_report
 from probjax.experiments.runs import (
@@ -28,7 +29,8 @@ from probjax.experiments.runs import (
     write_json,
     write_text,
 )
-from probjax.experiments.tabular_score_model import FittingConfig, Splits
+from probjax.experiments.tabular_score_data import Splits
+from probjax.experiments.tabular_score_model import FittingConfig
 
 STRAY = 3.0
 """Standard errors beyond which a difference is believed."""
@@ -76,7 +78,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         probjax.experiments.runs.UserError: config.num_splits must be at least 2, got 1
     """
     del mesh  # splits are padded to its size
-    for field, known in (("datasets", model.DATASETS), ("objectives", tuple(model.OBJECTIVES))):
+    for field, known in (("datasets", tables.DATASETS), ("objectives", tuple(model.OBJECTIVES))):
         names = getattr(config, field)
         for name in names:
             if name not in known:
@@ -99,9 +101,9 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         _load(config, name)
 
 
-def _load(config: Config, name: str) -> model.Tabular:
+def _load(config: Config, name: str) -> tables.Tabular:
     try:
-        return model.load(name, config.data)
+        return tables.load(name, config.data)
     except DatasetError as error:
         given = f"={config.data}" if config.data is not None else ""
         raise UserError(f"config.data{given}: {error}") from error
@@ -125,14 +127,14 @@ def run(config: Config, context: Context) -> str:
     done = len(log.records)
     if done:
         context.say(f"resumed after {done} of {len(cells)} fits")
-    tables = {name: _load(config, name) for name in config.datasets}
+    loaded = {name: _load(config, name) for name in config.datasets}
     key, begun, sets = jax.random.key(config.seed), time.monotonic(), {}
     for number, (data, objective) in enumerate(cells):
         if data not in sets:
             # Each table has its own stream, whatever other tables are asked for.
-            own = jax.random.fold_in(key, model.DATASETS.index(data))
-            splits = model.make_splits(
-                own, tables[data], num_splits=config.num_splits, noise_scale=config.noise_scale,
+            own = jax.random.fold_in(key, tables.DATASETS.index(data))
+            splits = tables.make_splits(
+                own, loaded[data], num_splits=config.num_splits, noise_scale=config.noise_scale,
                 unique_rows=config.unique_rows,
             )  # fmt: skip
             sets[data] = (own, splits)
@@ -150,7 +152,7 @@ def run(config: Config, context: Context) -> str:
         if late and number + 1 < len(cells):
             return "deadline"
     context.say("judging")
-    record = _record(config, context, tables, {name: one for name, (_, one) in sets.items()}, log)
+    record = _record(config, context, loaded, {name: one for name, (_, one) in sets.items()}, log)
     write_json(context.folder / "metrics.json", record)
     write_text(context.folder / "report.html", tabular_score_report.render(record))
     gate = record["gate"]
@@ -231,14 +233,14 @@ def fit_cell(
 def _record(
     config: Config,
     context: Context,
-    tables: Mapping[str, model.Tabular],
+    loaded: Mapping[str, tables.Tabular],
     sets: Mapping[str, Splits],
     log: Log,
 ) -> dict[str, Any]:
     """Everything that `metrics.json` holds."""
     results = []
     for data, splits in sets.items():
-        table, dim = tables[data], splits.train.shape[-1]
+        table, dim = loaded[data], splits.train.shape[-1]
         unit = model.flops_of_a_step(None, config.fitting, dim)
         distinct = len(np.unique(table.values, axis=0))
         cells = [cell for cell in log.records if cell["data"] == data]
@@ -256,7 +258,7 @@ def _record(
                 "dim": dim,
                 "floor": -dim / (2 * config.noise_scale**2),
                 "dropped": table.dropped,
-                "columns": model.describe(table),
+                "columns": tables.describe(table),
                 "gaussian": gaussian,
                 "cells": cells,
                 "comparison": compare({c["objective"]: c["test"] for c in cells}, gaussian),
@@ -341,7 +343,7 @@ def verdict(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 continue
             if not all(cell["is_stopped"]):
                 reasons.append(f"{name}: a split was still improving at the last step")
-            if one["data"] not in model.WINES:
+            if one["data"] not in tables.WINES:
                 continue
             errors = row["gain"] / row["gain_se"] if row["gain_se"] else np.inf
             gains.append(errors)
