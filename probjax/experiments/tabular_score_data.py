@@ -6,6 +6,7 @@
 [0.15 2.  ]
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -190,18 +191,24 @@ def make_splits(
     num_validation = (len(values) - num_test) // 10
     for i in range(num_splits):
         own = item_key(key, i)
-        shift = jax.random.uniform(stream(own, "dequantise"), values.shape, minval=-1.0)
-        order = np.asarray(jax.random.permutation(stream(own, "data"), len(values)))
-        rows = (values + np.asarray(shift, np.float64) * gaps)[order]
+        shift, order, noise = map(np.asarray, _draw(own, *values.shape, table.num_components))
+        rows = (values + shift * gaps)[order]
         train = rows[num_test + num_validation :]
         rows = whiten(rows, train, table.num_components)
-        noise = jax.random.normal(stream(own, "noise"), rows.shape)
-        noised = rows + noise_scale * np.asarray(noise, np.float64)
+        noised = rows + noise_scale * noise
         ends = (num_test, num_test + num_validation)
         one.append(
             Splits(rows[ends[1] :], noised[ends[1] :], noised[ends[0] : ends[1]], noised[: ends[0]])
         )
     return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts), jnp.float32), *one)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _draw(key: Array, num_rows: int, num_columns: int, dim: int) -> tuple[Array, Array, Array]:
+    """All random numbers of one split: the uniform shift, the order of the rows, the noise."""
+    shift = jax.random.uniform(stream(key, "dequantise"), (num_rows, num_columns), minval=-1.0)
+    order = jax.random.permutation(stream(key, "data"), num_rows)
+    return shift, order, jax.random.normal(stream(key, "noise"), (num_rows, dim))
 
 
 def whiten(
