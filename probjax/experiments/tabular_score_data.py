@@ -49,7 +49,7 @@ DATASETS = (*WINES, "breast-cancer", "parkinsons")
 """Names of the tables."""
 
 _VOICE = "not a measure of voice: it belongs to the subject or the date"
-_DERIVED = "interpolated between few clinical scores: each subject's rows lie on a line"
+_DERIVED = "interpolated between clinical visits: each subject's rows lie on few straight lines"
 _NOT_VOICE = {
     "subject#": _VOICE, "age": _VOICE, "sex": _VOICE, "test_time": _VOICE,
     "motor_UPDRS": _DERIVED, "total_UPDRS": _DERIVED,

@@ -1,7 +1,5 @@
 """The tabular-score report shows verdict, differences, cost and what is wrong with the columns."""
 
-import copy
-
 from probjax.experiments import tabular_score_report
 
 CELL = {
@@ -39,21 +37,17 @@ FOUND = {
 
 
 def test_everything_found_is_shown():
-    html = tabular_score_report.render(FOUND)
+    broken = ROW | {"objective": "dsm", "mean": None, "se": None}
+    result = RESULT | {"cells": [CELL, CELL | {"objective": "dsm"}], "comparison": [ROW, broken]}
+    html = tabular_score_report.render(FOUND | {"results": [result]})
     for part in (
         "<title>Scores of tables: review</title>", "ssm: a &lt;reason&gt;", "-21.25 ± 0.75",
         "15.50 ± 0.50", "0.88 ± 0.12", "worse", "2.04", "12.3", "5.6", "240 repeat another",
         "-550", "quality, a grade", "wine-red: alcohol", "8.7%", "1.2%", "a" * 16,
-        "<td>-5.50</td>",
+        "<td>-5.50</td>", "<td>not finite</td>",
     ):  # fmt: skip
         assert part in html, part
     assert html.count("data:image/svg+xml") == 2 and "http" not in html
-
-
-def test_a_value_that_is_not_finite_is_called_so():
-    found = copy.deepcopy(FOUND)
-    found["results"][0]["comparison"][0] |= {"mean": None, "se": None}
-    assert "<td>not finite</td>" in tabular_score_report.render(found)
 
 
 def test_splits_are_drawn_as_dots_and_lines_end_with_the_first_that_stopped():
