@@ -48,7 +48,7 @@ def exact() -> None:
         column[0].set_title(name.replace("_", " "))
     for row, noise_scale in zip(axes, NOISE_SCALES, strict=True):
         row[0].set_ylabel(rf"$\sigma={noise_scale}$")
-    drawing.set_dpi(200)  # of what is pixels: arrows by the thousand are no lighter as lines
+    drawing.set_dpi(110)  # of what is pixels: arrows by the thousand are no lighter as lines
     figure.save(drawing, "toy_exact")
 
 
