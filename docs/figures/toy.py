@@ -38,7 +38,13 @@ def exact() -> None:
             arrows = np.asarray(jax.jit(score)(places))
             length = np.linalg.norm(arrows, axis=-1, keepdims=True)
             arrows = arrows * np.minimum(1.0, LONGEST / np.maximum(length, 1e-9))
-            axis.imshow(np.exp(height), extent=(-width, width) * 2, origin="lower", cmap="Blues")
+            axis.imshow(
+                np.exp(height),
+                extent=(-width, width) * 2,
+                origin="lower",
+                cmap="Blues",
+                interpolation="none",
+            )
             axis.quiver(
                 *places.T, *arrows.T, color=figure.ORANGE, angles="xy", scale_units="xy",
                 scale=LONGEST / 0.45, width=0.005, rasterized=True,
@@ -48,7 +54,7 @@ def exact() -> None:
         column[0].set_title(name.replace("_", " "))
     for row, noise_scale in zip(axes, NOISE_SCALES, strict=True):
         row[0].set_ylabel(rf"$\sigma={noise_scale}$")
-    drawing.set_dpi(110)  # of what is pixels: arrows by the thousand are no lighter as lines
+
     figure.save(drawing, "toy_exact")
 
 
