@@ -2,8 +2,8 @@ r"""Loops that end at the last finite state, in value and in derivative.
 
 A state that is not finite stays so: $y+h\,k$ mends nothing. A loop of fixed steps can therefore run
 without a test and be asked at its end; only where it failed it is walked once more, to the last
-finite state. In a gradient, a cotangent of zero must not meet the infinite Jacobian of the step that
-failed: $0\cdot\infty$ is NaN, and a sum over trajectories would carry it to all the others.
+finite state. In a gradient, a cotangent of zero must not meet the infinite Jacobian of the step
+that failed: $0\cdot\infty$ is NaN, and a sum over trajectories would carry it to all the others.
 
 >>> import jax, jax.numpy as jnp
 >>> from probjax.diffeq.guards import guarded
@@ -122,19 +122,20 @@ def last_finite(
         1e+24 3
     """
     state = jax.lax.stop_gradient(state)
+    failed = jnp.asarray(failed)
+    num = jnp.where(failed, num_steps, 0).astype(jnp.int32)
 
     def body(carry: Any) -> Any:
-        state, k, _ = carry
-        after = jax.lax.stop_gradient(step(k, state))
-        good = trees.all_finite(after)
-        return _select(good, after, state), k + good.astype(jnp.int32), good
+        state, _, k = carry
+        return jax.lax.stop_gradient(step(k, state)), state, k + 1
 
-    failed = jnp.asarray(failed)
-    k = jnp.where(failed, 0, num_steps).astype(jnp.int32)
-    state, k, _ = jax.lax.while_loop(
-        lambda carry: carry[2] & (carry[1] < num_steps), body, (state, k, failed)
+    # The test is one step late: within the step it would be compiled into every leaf of it.
+    _, before, k = jax.lax.while_loop(
+        lambda carry: trees.all_finite(carry[0]) & (carry[2] < num),
+        body,
+        (state, state, jnp.zeros_like(num)),
     )
-    return state, k
+    return before, jnp.where(failed, jnp.maximum(k - 1, 0), num_steps)
 
 
 def _select(flag: Any, new: Any, old: Any) -> Any:
