@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -193,12 +194,15 @@ def _kepler_start(eccentricity: float) -> np.ndarray:
 def _kepler_exact(eccentricity: float) -> Callable[[Any, Any], Any]:
     def exact(t, args):
         t = jnp.asarray(t) * 1.0
-        low, high = t - 1, t + 1
-        for _ in range(60):  # u - e sin u grows with u: halve the bracket
+
+        def halve(_, bracket):  # u - e sin u grows with u
+            low, high = bracket
             u = (low + high) / 2
             above = u - eccentricity * jnp.sin(u) > t
-            low, high = jnp.where(above, low, u), jnp.where(above, u, high)
-        u, axis = (low + high) / 2, math.sqrt(1 - eccentricity**2)
+            return jnp.where(above, low, u), jnp.where(above, u, high)
+
+        u = sum(jax.lax.fori_loop(0, 60, halve, (t - 1, t + 1))) / 2
+        axis = math.sqrt(1 - eccentricity**2)
         rate = 1 / (1 - eccentricity * jnp.cos(u))
         place = [jnp.cos(u) - eccentricity, axis * jnp.sin(u)]
         return jnp.stack([*place, -jnp.sin(u) * rate, axis * jnp.cos(u) * rate])

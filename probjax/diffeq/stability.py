@@ -46,7 +46,9 @@ def stability_polynomial(tableau: Tableau) -> tuple[Number, ...]:
     return tuple(coefficients)
 
 
-def stability_function(tableau: Tableau, z: np.ndarray | complex) -> np.ndarray:
+def stability_function(
+    tableau: Tableau, z: np.ndarray | complex | float
+) -> np.ndarray | complex | float:
     r"""Return $R(z)$ at complex points.
 
     Args:
