@@ -38,6 +38,7 @@ METHOD_PAGES = [
     ),
     "sequence/alignment.md",
     "sequence/transducer.md",
+    *(f"diffeq/{name}.md" for name in ("one_step", "rk2", "trees")),
 ]
 SECTIONS = [
     "What problem this solves",
