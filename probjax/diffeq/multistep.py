@@ -143,7 +143,9 @@ def solve_multistep(
     every = num_steps if save_every is None else checks.at_least("save_every", save_every, 1)
     if num_steps % every:
         raise ValueError(f"save_every must divide num_steps={num_steps}, got {save_every}")
-    method = tableaus.resolve(starter, name="starter")
+    if isinstance(starter, str):
+        checks.one_of("starter", starter, tableaus.METHODS)
+    method = tableaus.as_tableau(starter)
     if method.order < steps - 1:
         raise ValueError(
             f"starter must have order {steps - 1} at least, as steps={steps}, "
@@ -208,15 +210,12 @@ def solve_multistep(
         index = jnp.arange(num_started, num_steps)
         (y, _, ok, count, kept), _ = jax.lax.scan(step, carry, index)
 
-    num_stages = len(method.b)
-    evaluations = num_started * num_stages + (num_steps - num_started) * (1 + (kind == "abm"))
     moved = t0 != t1
-    stats = Stats(
-        jnp.where(moved, num_steps, jnp.zeros_like(count)),
-        jnp.where(moved, count, jnp.zeros_like(count)),
-        jnp.zeros_like(count),
-        jnp.where(moved, evaluations, jnp.zeros_like(count)),
-    )
+    tried = jnp.where(ok, num_steps, count + 1)
+    started = jnp.minimum(tried, num_started)
+    evaluations = started * method.num_stages + (tried - started) * (1 + (kind == "abm"))
+    tried, count, evaluations = (jnp.where(moved, n, 0) for n in (tried, count, evaluations))
+    stats = Stats(tried, count, jnp.zeros_like(count), evaluations)
     result = jnp.where(ok, REACHED, NON_FINITE).astype(jnp.int32)
     if save_every is None:
         return Solution(t1, y, stats, result)
