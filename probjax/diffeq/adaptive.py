@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
@@ -114,7 +115,7 @@ def solve_adaptive(
     checks.at_least("max_steps", max_steps, 1)
     checks.one_of("gradient", gradient, GRADIENTS)
     check_tolerances(rtol, atol)
-    y0 = checked_state(y0)
+    y0, args = checked_state(y0), jax.tree.map(jnp.asarray, args)
     check_field(vector_field, t0, y0, args)
     if first_step is not None and not _is_same(t0, t1):
         check_step("first_step", first_step, t0, t1)
@@ -234,7 +235,7 @@ def _integrate(
         return Solution(state.t, y, stats, result), (index, records)
 
     def mask(leaf: Any) -> Any:
-        written = jnp.arange(num_rows) < row
+        written = jnp.arange(num_rows, dtype=jnp.int32) < row
         flags = written.reshape((-1,) + (1,) * (leaf.ndim - 1))
         leaf = jnp.where(done, leaf, jax.lax.stop_gradient(leaf))
         return jnp.where(flags, leaf, jnp.full_like(leaf, jnp.nan))
@@ -302,7 +303,7 @@ def _with_reverse(
                 *jax.tree.map(lambda a, b: choose(a + b, b), more, so_far),
             )
 
-        zeros = jax.tree.map(jnp.zeros_like, (moving, consts))
+        zeros = jax.tree.map(jnp.zeros_like, (moving, rows.varying_over(consts, inputs)))
         _, bar_y, bar_moving, bar_consts = jax.lax.while_loop(
             lambda carry: carry[0] >= 0, body, (length - 1, start, *zeros)
         )
@@ -311,12 +312,21 @@ def _with_reverse(
         elif has_rows:
             at_start = inputs.times[0] == inputs.t0
             bar_y = _add_row(bar_y, given, jnp.where(at_start, 0, inputs.times.shape[0]))
+        bar_consts = jax.tree.map(_sum_over_devices, bar_consts, consts)
         return bar_y, bar_moving, bar_consts, None, None
 
     solve.defvjp(forwards, backwards)
     moving = [leaf for leaf, is_smooth in zip(leaves, smooth, strict=True) if is_smooth]
     fixed = [leaf for leaf, is_smooth in zip(leaves, smooth, strict=True) if not is_smooth]
-    return solve(y0, [jnp.asarray(leaf) for leaf in moving], consts, fixed, inputs)
+    return solve(y0, moving, consts, fixed, inputs)
+
+
+def _sum_over_devices(bar: Any, const: Any) -> Any:
+    """What the field closes over may be the same on all devices; then so is its cotangent."""
+    kinds = [getattr(jax.typeof(leaf), "manual_axis_type", None) for leaf in (bar, const)]
+    axes = [frozenset(kind.varying) if kind is not None else frozenset() for kind in kinds]
+    extra = tuple(sorted(axes[0] - axes[1]))
+    return jax.lax.psum(bar, extra) if extra else bar
 
 
 def _add_row(bar_y: Any, given: Any, row: Any) -> Any:
@@ -346,4 +356,4 @@ def _any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> tuple[Any
 def _is_same(t0: ArrayLike, t1: ArrayLike) -> bool:
     if any(isinstance(value, jax.core.Tracer) for value in (t0, t1)):
         return False
-    return bool(jnp.all(jnp.asarray(t0) == jnp.asarray(t1)))
+    return bool(np.all(np.asarray(t0) == np.asarray(t1)))

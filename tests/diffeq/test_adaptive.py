@@ -54,6 +54,7 @@ def test_rows_and_end_are_near_the_truth(x64, method):
     assert rows.result == REACHED and stats.num_steps == stats.num_accepted + stats.num_rejected
 
 
+@pytest.mark.slow
 def test_as_many_steps_as_diffrax(x64):
     """With the same first step and an integral controller the steps are the same."""
     controller = adaptive.Controller(p=0.0, i=1.0)
@@ -99,7 +100,7 @@ def test_backwards_and_complex(x64):
     @jax.jit
     def run(y0):
         return solve_adaptive(
-            lambda t, y, args: {"a": -y["a"], "z": 1j * t * y["z"]}, y0, 2.0, -1.0,
+            lambda t, y, args: {"a": -y["a"], "z": 1j * y["z"] * t.astype(complex)}, y0, 2.0, -1.0,
             rtol=1e-9, atol=1e-9, save_at=np.array([1.0, -1.0]),
         )  # fmt: skip
 
@@ -109,6 +110,7 @@ def test_backwards_and_complex(x64):
     np.testing.assert_allclose(found.y["z"], phases, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_span():
     def run(y):
         return solve_adaptive(swing, y, 1.0, 1.0, args={"stiffness": 1.0}, **TOLERANCES)
@@ -146,6 +148,7 @@ def test_a_failure_stays_alone(x64):
     assert found.stats.num_steps[2] == alone.stats.num_steps[0]
 
 
+@pytest.mark.slow
 def test_too_few_steps_and_too_small_steps(x64):
     @jax.jit
     def run(t1, rtol):
@@ -199,6 +202,7 @@ def test_reverse_is_autodiff_of_the_steps(x64, monkeypatch):
     check_gradient(reverse)
 
 
+@pytest.mark.slow
 def test_forward_is_the_same(x64):
     y0 = jnp.asarray(START)
     forward = jax.jit(
