@@ -99,7 +99,8 @@ def solve_adaptive(
 
     Raises:
         ValueError: a method without an embedded result, tolerances, times or a step that make no
-            sense, an unknown `gradient`.
+            sense, an unknown `gradient`; under `shard_map`, a derivative where the field closes
+            over a value that all devices share, which belongs in `args`.
         TypeError: the field does not return what can be added to the state.
 
     Example:
@@ -268,6 +269,7 @@ def _with_reverse(
         return run(y0, moving, consts, fixed, inputs)[0]
 
     def forwards(y0: Any, moving: Any, consts: Any, fixed: Any, inputs: _Inputs) -> Any:
+        _refuse_shared(consts, inputs.t0)
         solution, trace = run(y0, moving, consts, fixed, inputs, record=True)
         return solution, (moving, consts, fixed, inputs, trace, solution.result == REACHED)
 
@@ -303,7 +305,7 @@ def _with_reverse(
                 *jax.tree.map(lambda a, b: choose(a + b, b), more, so_far),
             )
 
-        zeros = jax.tree.map(jnp.zeros_like, (moving, rows.varying_over(consts, inputs)))
+        zeros = jax.tree.map(jnp.zeros_like, (moving, consts))
         _, bar_y, bar_moving, bar_consts = jax.lax.while_loop(
             lambda carry: carry[0] >= 0, body, (length - 1, start, *zeros)
         )
@@ -312,7 +314,6 @@ def _with_reverse(
         elif has_rows:
             at_start = inputs.times[0] == inputs.t0
             bar_y = _add_row(bar_y, given, jnp.where(at_start, 0, inputs.times.shape[0]))
-        bar_consts = jax.tree.map(_sum_over_devices, bar_consts, consts)
         return bar_y, bar_moving, bar_consts, None, None
 
     solve.defvjp(forwards, backwards)
@@ -321,12 +322,22 @@ def _with_reverse(
     return solve(y0, moving, consts, fixed, inputs)
 
 
-def _sum_over_devices(bar: Any, const: Any) -> Any:
-    """What the field closes over may be the same on all devices; then so is its cotangent."""
-    kinds = [getattr(jax.typeof(leaf), "manual_axis_type", None) for leaf in (bar, const)]
-    axes = [frozenset(kind.varying) if kind is not None else frozenset() for kind in kinds]
-    extra = tuple(sorted(axes[0] - axes[1]))
-    return jax.lax.psum(bar, extra) if extra else bar
+def _refuse_shared(consts: Any, like: Any) -> None:
+    """What is the same on all devices would be summed over them in every step of the way back, of
+    which they take different numbers.
+    """
+
+    def axes(leaf: Any) -> frozenset[str]:
+        kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+        return frozenset(kind.varying) if kind is not None else frozenset()
+
+    for const in jax.tree.leaves(consts):
+        missing = sorted(axes(like) - axes(const))
+        if missing:
+            raise ValueError(
+                f"vector_field closes over {jax.typeof(const)}, which is the same along the mesh "
+                f"axes {missing}: a derivative by it is taken where it is handed over in args"
+            )
 
 
 def _add_row(bar_y: Any, given: Any, row: Any) -> Any:

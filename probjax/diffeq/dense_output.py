@@ -232,10 +232,10 @@ def dense_output(
     weights = None if tableau is None else native_weights(tableau)
     direction = jnp.where(times[1] < times[0], -1.0, 1.0).astype(times.dtype)
     sorted_times = jnp.where(jnp.isnan(times), jnp.inf, direction * times)
-    last = jnp.sum(jnp.isfinite(sorted_times)) - 1
+    last = jnp.sum(jnp.isfinite(sorted_times), dtype=jnp.int32) - 1
 
     def at(t: Any) -> Any:
-        place = jnp.searchsorted(sorted_times, direction * t, side="right") - 1
+        place = jnp.searchsorted(sorted_times, direction * t, side="right").astype(jnp.int32) - 1
         place = jnp.clip(place, 0, jnp.maximum(last - 1, 0))
         y0 = jax.tree.map(lambda rows: rows[place], solution.y)
         y1 = jax.tree.map(lambda rows: rows[place + 1], solution.y)

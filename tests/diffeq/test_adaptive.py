@@ -273,32 +273,44 @@ def test_gradient_of_a_failure_is_zero(x64):
     np.testing.assert_allclose(rate, [0.0, 0.0, 1.0], rtol=1e-12)
 
 
-def test_gradient_on_shards(x64):
-    """Under the default check, with replicated parameters, in `args` and closed over."""
+def shards(loss):
     mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (PartitionSpec(), PartitionSpec("i"))
+    return jax.shard_map(loss, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("i"))
+
+
+def shrink(theta, y0, closed=1.0):
+    def run(y):
+        return solve_adaptive(
+            lambda t, y, args: -args * y * jnp.exp(-closed * y), y, 0.0, 1.0, args=theta,
+            rtol=1e-6, atol=1e-6, max_steps=64,
+        ).y  # fmt: skip
+
+    return jax.vmap(run)(y0)
+
+
+def test_gradient_on_shards(x64):
+    """Under the default check, with a parameter that all devices share, and one end for each."""
     y0 = jnp.linspace(0.3, 1.7, 8)
 
-    def loss(theta, closed, y0):
-        def run(y):
-            return solve_adaptive(
-                lambda t, y, args: -args * y * jnp.exp(-closed * y), y, 0.0, 1.0, args=theta,
-                rtol=1e-6, atol=1e-6, max_steps=64,
-            ).y  # fmt: skip
-
-        return jax.vmap(run)(y0)
-
-    sharded = jax.shard_map(
-        loss,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec("i")),
-        out_specs=PartitionSpec("i"),
-    )
-
     def gradient(fn):
-        return jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(fn(*a))), (0, 1, 2)))(1.3, 0.4, y0)
+        return jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(fn(*a))), (0, 1)))
 
-    for ours, theirs in zip(gradient(sharded), gradient(loss), strict=True):
+    sharded = gradient(shards(shrink))
+    for ours, theirs in zip(sharded(1.3, y0), gradient(shrink)(1.3, y0), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    text = sharded.lower(1.3, y0).compile().as_text()
+    assert text.count(" all-reduce(") == 1  # of the shared parameter, at the end
+
+
+@pytest.mark.slow
+def test_a_shared_value_that_is_closed_over_is_named(x64):
+    def loss(theta):
+        return jnp.sum(shards(lambda t, y: shrink(1.0, y, closed=t))(theta, jnp.ones(4)))
+
+    assert np.isfinite(jax.jit(loss)(1.3))
+    with pytest.raises(ValueError, match="closes over .* handed over in args"):
+        jax.grad(loss)(1.3)
 
 
 def test_the_plain_solve_holds_no_rows():
