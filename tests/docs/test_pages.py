@@ -36,6 +36,7 @@ METHOD_PAGES = [
             "skip_tuning",
         )
     ),
+    *(f"diffeq/{name}.md" for name in ("adaptive", "multistep")),
     "sequence/alignment.md",
     "sequence/transducer.md",
     *(f"diffeq/{name}.md" for name in ("one_step", "rk2", "trees")),
