@@ -65,17 +65,18 @@ def magnus_exponent(
         Blanes, Casas, Oteo and Ros 2009.
     """
     checks.one_of("order", str(order), map(str, ORDERS))
-    nodes = (0.5 + 0.5 * np.polynomial.legendre.leggauss(order // 2)[0]).tolist()
-    parts = [A_fn(t + c * h) for c in nodes]
-    if parts[0].ndim != 2 or parts[0].shape[0] != parts[0].shape[1]:
-        raise ValueError(f"A_fn(t) must have shape (n, n), got {parts[0].shape}")
-    h = jnp.asarray(h).astype(parts[0].dtype)
+    t, h = (jnp.asarray(v, jnp.result_type(t, h, float)) for v in (t, h))
+    shape = jax.eval_shape(A_fn, t).shape
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A_fn(t) must have shape (n, n), got {shape}")
+    nodes = 0.5 + 0.5 * np.polynomial.legendre.leggauss(order // 2)[0]
+    parts = jax.vmap(lambda c: A_fn(t + c * h))(jnp.asarray(nodes, t.dtype))
+    parts = h.astype(parts.dtype) * parts
     if order == 2:
-        return h * parts[0]
+        return parts[0]
     if order == 4:
-        first, second = (h * part for part in parts)
-        return 0.5 * (first + second) - 3**0.5 / 12 * commutator(first, second)
-    before, middle, after = (h * part for part in parts)
+        return 0.5 * (parts[0] + parts[1]) - 3**0.5 / 12 * commutator(parts[0], parts[1])
+    before, middle, after = parts
     slope = 15**0.5 / 3 * (after - before)
     bend = 10 / 3 * (after - 2 * middle + before)
     once = commutator(middle, slope)
