@@ -48,7 +48,7 @@ class Flagged(NamedTuple):
     """Whether it exists."""
 
 
-def _checked(name: str, a: Inexact[Array, "n n"]) -> Inexact[Array, "n n"]:
+def _checked(name: str, a: Array) -> Array:
     """The matrix in single precision at least; an error where it is not square."""
     if a.ndim != 2 or a.shape[0] != a.shape[1]:
         raise ValueError(f"{name} must have shape (n, n), got {a.shape}")
@@ -142,7 +142,8 @@ def sqrtm(a: Inexact[Array, "n n"]) -> Flagged:
 
     Returns:
         The root, `(n, n)`; NaN and `is_valid=False` where an eigenvalue lies on $(-\infty,0]$, or
-        so close to it (an angle of 1e-6) that 24 steps do not separate the two roots.
+        so close to it (an angle of 1e-6) that 24 steps do not separate the two roots. One that is
+        zero only up to rounding is not told from a small one.
 
     Raises:
         ValueError: `a` is not square.
