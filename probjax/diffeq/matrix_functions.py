@@ -115,7 +115,8 @@ def expm(a: Inexact[Array, "n n"], *, max_squarings: int = 16) -> Inexact[Array,
         return low + powers[3] @ sum(c * p for c, p in zip(high, powers[1:], strict=True))
 
     even, odd = polynomial(0), scaled @ polynomial(1)
-    root = jnp.linalg.solve(even - odd, even + odd)
+    # (even + odd) / (even - odd), so written that the exponential of zero is the identity
+    root = _eye(scaled) + jnp.linalg.solve(even - odd, 2 * odd)
 
     def double(x: Array, i: Array) -> tuple[Array, None]:
         return jax.lax.cond(i < count, lambda y: y @ y, lambda y: y, x), None
