@@ -1,5 +1,30 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.completion import complete_fundamental_matrix as complete_fundamental_matrix
+from probjax.diffeq.completion import generalized_cross as generalized_cross
+from probjax.diffeq.completion import reduce_order as reduce_order
+from probjax.diffeq.determinants import correlation as correlation
+from probjax.diffeq.determinants import hadamard_ratio as hadamard_ratio
+from probjax.diffeq.determinants import multiple_correlations as multiple_correlations
+from probjax.diffeq.determinants import schur_pivots as schur_pivots
+from probjax.diffeq.determinants import total_correlation as total_correlation
+from probjax.diffeq.linear_systems import adjoint_solution as adjoint_solution
+from probjax.diffeq.linear_systems import fundamental_matrix as fundamental_matrix
+from probjax.diffeq.linear_systems import propagator as propagator
+from probjax.diffeq.linear_systems import variation_of_parameters as variation_of_parameters
+from probjax.diffeq.magnus import magnus_exponent as magnus_exponent
+from probjax.diffeq.magnus import magnus_step as magnus_step
+from probjax.diffeq.magnus import solve_magnus as solve_magnus
+from probjax.diffeq.matrix_functions import commutator as commutator
+from probjax.diffeq.matrix_functions import cosm as cosm
+from probjax.diffeq.matrix_functions import expm as expm
+from probjax.diffeq.matrix_functions import frechet as frechet
+from probjax.diffeq.matrix_functions import jacobi_formula as jacobi_formula
+from probjax.diffeq.matrix_functions import log_det_exp as log_det_exp
+from probjax.diffeq.matrix_functions import logm as logm
+from probjax.diffeq.matrix_functions import series_logm as series_logm
+from probjax.diffeq.matrix_functions import sinm as sinm
+from probjax.diffeq.matrix_functions import sqrtm as sqrtm
 from probjax.diffeq.order_conditions import order_residuals as order_residuals
 from probjax.diffeq.order_conditions import principal_error as principal_error
 from probjax.diffeq.order_conditions import rooted_trees as rooted_trees
@@ -22,3 +47,8 @@ from probjax.diffeq.tableaus import METHODS as METHODS
 from probjax.diffeq.tableaus import Tableau as Tableau
 from probjax.diffeq.tableaus import make_tableau as make_tableau
 from probjax.diffeq.tableaus import rk2 as rk2
+from probjax.diffeq.wronskians import adjoint_invariant as adjoint_invariant
+from probjax.diffeq.wronskians import liouville as liouville
+from probjax.diffeq.wronskians import liouville_defect as liouville_defect
+from probjax.diffeq.wronskians import trace_integral as trace_integral
+from probjax.diffeq.wronskians import wronskian as wronskian

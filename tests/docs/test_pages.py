@@ -36,6 +36,7 @@ METHOD_PAGES = [
             "skip_tuning",
         )
     ),
+    *(f"diffeq/{name}.md" for name in ("linear_systems", "completion", "det_exp", "covariance")),
     "sequence/alignment.md",
     "sequence/transducer.md",
 ]
