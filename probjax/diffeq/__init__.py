@@ -1,5 +1,9 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.adaptive import solve_adaptive as solve_adaptive
+from probjax.diffeq.multistep import adams_bashforth as adams_bashforth
+from probjax.diffeq.multistep import adams_moulton as adams_moulton
+from probjax.diffeq.multistep import solve_multistep as solve_multistep
 from probjax.diffeq.order_conditions import order_residuals as order_residuals
 from probjax.diffeq.order_conditions import principal_error as principal_error
 from probjax.diffeq.order_conditions import rooted_trees as rooted_trees
@@ -18,6 +22,12 @@ from probjax.diffeq.solution import REACHED as REACHED
 from probjax.diffeq.solution import STEP_TOO_SMALL as STEP_TOO_SMALL
 from probjax.diffeq.solution import Solution as Solution
 from probjax.diffeq.solution import Stats as Stats
+from probjax.diffeq.step_control import AdaptiveInfo as AdaptiveInfo
+from probjax.diffeq.step_control import AdaptiveState as AdaptiveState
+from probjax.diffeq.step_control import Controller as Controller
+from probjax.diffeq.step_control import adaptive_init as adaptive_init
+from probjax.diffeq.step_control import adaptive_step as adaptive_step
+from probjax.diffeq.step_control import initial_step as initial_step
 from probjax.diffeq.tableaus import METHODS as METHODS
 from probjax.diffeq.tableaus import Tableau as Tableau
 from probjax.diffeq.tableaus import make_tableau as make_tableau
