@@ -65,6 +65,7 @@ def fixed_steps(
         3.0
     """
     every = num_steps if save_every is None else save_every
+    y0, args, consts = jax.tree.map(jnp.asarray, (y0, args, consts))
     y0, args, consts = rows.varying_over((y0, args, consts), (y0, args, consts))
 
     def blocks(body: Any, carry: Any) -> Any:
