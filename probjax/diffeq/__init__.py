@@ -1,6 +1,8 @@
 """Ordinary and stochastic differential equations."""
 
 from probjax.diffeq.adaptive import solve_adaptive as solve_adaptive
+from probjax.diffeq.diffrax_bridge import from_diffrax as from_diffrax
+from probjax.diffeq.diffrax_bridge import to_diffrax as to_diffrax
 from probjax.diffeq.multistep import adams_bashforth as adams_bashforth
 from probjax.diffeq.multistep import adams_moulton as adams_moulton
 from probjax.diffeq.multistep import solve_multistep as solve_multistep

@@ -104,8 +104,8 @@ def solve_adaptive(
     Example:
         >>> solution = solve_adaptive(lambda t, y, args: -y, jnp.ones(()), 0.0, 2.0, rtol=1e-6,
         ...                           atol=1e-6, save_at=jnp.array([0.0, 1.0, 2.0]))
-        >>> print(solution.y.round(4))
-        [1.     0.3679 0.1353]
+        >>> print(*(f"{y:.4f}" for y in solution.y))
+        1.0000 0.3679 0.1353
 
     References:
         Hairer, Norsett, Wanner 1993, II.4; Gustafsson 1991.
@@ -185,7 +185,7 @@ def _integrate(
     if rule.saves_steps:
         row = row + 1
     elif times is not None:
-        row = row + (times[0] == state.t)
+        row = row + (times[0] == state.t).astype(jnp.int32)
     index = jnp.zeros_like(state.num_steps)
     made = _Record(state.t, state.y, state.step_size, state.after_rejection, row)
     records = _empty(made, rule.max_steps) if record else None
@@ -215,7 +215,7 @@ def _integrate(
                 lambda rows_, leaf: jax.lax.dynamic_update_index_in_dim(rows_, leaf, index, 0),
                 records, made,
             )  # fmt: skip
-        return index + 1, new, row + hit if num_rows else row, kept, records
+        return index + 1, new, row + hit.astype(jnp.int32) if num_rows else row, kept, records
 
     index, state, row, kept, records = jax.lax.while_loop(
         goes_on, body, (index, state, row, kept, records)

@@ -188,7 +188,7 @@ def solve_multistep(
         slopes.insert(0, slope)
         y1, _, _ = rk_step(method, vector_field, time(i), y, h, args, f0=slope)
         y, ok = accept(y1, y, ok)
-        count = count + ok
+        count = count + ok.astype(jnp.int32)
         kept = keep(kept, i + 1, y, ok)
 
     explicit = [float(weight) for weight in adams_bashforth(steps)]
@@ -202,7 +202,8 @@ def solve_multistep(
             predicted = vector_field(time(i + 1), y1, args)
             y1 = _add(y, h, implicit, (predicted, *slopes))
         y, ok = accept(y1, y, ok)
-        return (y, slopes[: steps - 1], ok, count + ok, keep(kept, i + 1, y, ok)), None
+        count = count + ok.astype(jnp.int32)
+        return (y, slopes[: steps - 1], ok, count, keep(kept, i + 1, y, ok)), None
 
     if num_steps > num_started:
         carry = (y, tuple(slopes), ok, count, kept)
