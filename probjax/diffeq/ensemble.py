@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 from probjax import sharding
 from probjax.core import checks, keys
 from probjax.diffeq import solution as records
-from probjax.diffeq.ensemble_job import InAxes, Job, prepare
+from probjax.diffeq.ensemble_job import InAxes, prepare
 from probjax.diffeq.solution import Solution, VectorField
 from probjax.diffeq.tableaus import Tableau
 
@@ -128,7 +128,9 @@ def run_ensemble(
     mesh: Mesh | None,
     tile: int | None,
     order_by: Any,
-) -> Solution:
+    *,
+    check_vma: bool = True,
+) -> Any:
     """Map the solve of a block of trajectories over devices and tiles.
 
     Args:
@@ -141,6 +143,7 @@ def run_ensemble(
         mesh: devices.
         tile: trajectories in a tile.
         order_by: difficulties.
+        check_vma: as for `sharding.map_rows`.
 
     Returns:
         The solution of all trajectories, in their order.
@@ -149,10 +152,10 @@ def run_ensemble(
         ValueError: lengths that differ, or a bad `tile` or `order_by`.
 
     Example:
-        >>> job = lambda items, shared, options: items[0] + options[1]
+        >>> job = lambda items, shared, options: Solution(items[0], items[0] + 1, None, items[0])
         >>> ends = (0.0, 1.0, None, None, None)
         >>> y0 = jnp.arange(3.0)
-        >>> print(run_ensemble(job, y0, ([], []), ends, (0, None), None, None, None, None))
+        >>> print(run_ensemble(job, y0, ([], []), ends, (0, None), None, None, None, None).y)
         [1. 2. 3.]
     """
     checks.at_least("tile", tile or 1, 1)
@@ -166,8 +169,10 @@ def run_ensemble(
         raise ValueError(f"y0 and args must have one leading length, got {sorted(counts)}")
     num_items = counts.pop()
 
-    def run(items: Any, options: Any) -> Solution:
-        program = sharding.map_rows(job, mesh, tile=tile, in_axes=(0, None, None))
+    def run(items: Any, options: Any) -> Any:
+        program = sharding.map_rows(
+            job, mesh, tile=tile, in_axes=(0, None, None), check_vma=check_vma
+        )
         return program(items, (rest, shared), options)
 
     items = (starts, mapped, None if key is None else keys.item_keys(key, num_items))

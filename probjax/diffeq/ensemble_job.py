@@ -6,7 +6,7 @@
 1.25
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -163,7 +163,7 @@ class Job(NamedTuple):
         t0, t1, rtol, atol, first_step = options
         field = self.vector_field
         if self.num_steps is not None:
-            return _guarded(self._fixed)(y0, args, options)
+            return self._fixed(y0, args, options)
         start, given = y0, args
         if self.as_components:
             field = components(self.vector_field, t0, y0, args)
@@ -309,38 +309,6 @@ def em_step(
     f, g = drift(t, y, args), diffusion(t, y, args)
     root = jnp.sqrt(jnp.abs(h))
     return jax.tree.map(lambda y, f, g, z: y + h * f + root * (g * z), y, f, g, z)
-
-
-def _guarded(solve: Callable[..., Solution]) -> Callable[..., Solution]:
-    """Give a solve of one trajectory a zero derivative where it fails."""
-
-    def wrapped(*arguments: Any) -> Solution:
-        leaves, structure = jax.tree.flatten(arguments)
-        smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-        def run(moving: Any, fixed: Any) -> Solution:
-            moving, fixed = iter(moving), iter(fixed)
-            joined = [next(moving) if flag else next(fixed) for flag in smooth]
-            return solve(*jax.tree.unflatten(structure, joined))
-
-        guarded = jax.custom_jvp(run)
-
-        @guarded.defjvp
-        def rule(primals: Any, tangents: Any) -> Any:
-            solution, push = jax.linearize(lambda moving: run(moving, primals[1]), primals[0])
-            good = solution.result == records.REACHED
-
-            def gate(tree: Any) -> Any:
-                return jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), tree)
-
-            pushed = push(gate(tangents[0]))
-            return solution, pushed._replace(y=gate(pushed.y))
-
-        moving = [leaf for leaf, flag in zip(leaves, smooth, strict=True) if flag]
-        fixed = [leaf for leaf, flag in zip(leaves, smooth, strict=True) if not flag]
-        return guarded(moving, fixed)
-
-    return wrapped
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
