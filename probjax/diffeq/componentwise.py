@@ -68,6 +68,7 @@ RUNNING = {
     "cummax": jax.lax.max,
     "cummin": jax.lax.min,
 }
+BARRIER = "optimization_barrier"
 OPENED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -216,7 +217,7 @@ def _refuse_unknown(jaxpr: Any, caller: Any = None) -> None:
             or name in PLACED
             or name in REDUCTIONS
             or name in RUNNING
-            or name in ("dot_general", "scatter", "scatter-add", "iota")
+            or name in ("dot_general", "scatter", "scatter-add", "iota", BARRIER)
         ):
             _refuse(caller or eqn, f"no componentwise form of `{name}`")
 
@@ -334,6 +335,8 @@ def _equation(eqn: Any, boxes: list[np.ndarray]) -> list[np.ndarray]:
         return [_box([_fold(REDUCTIONS[name], line) for line in lines], shape)]
     if name in RUNNING:
         return [_running(RUNNING[name], boxes[0], eqn.params["axis"], eqn.params["reverse"])]
+    if name == BARRIER:
+        return boxes
     if name == "iota":
         return [_constant(_evaluated(eqn, ())[0])]
     if name == "dot_general":

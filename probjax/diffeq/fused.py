@@ -325,34 +325,49 @@ class _Body(NamedTuple):
 
         return step
 
-    def _adaptive(self, options: Any, y0: Any, args: Any, numbers: Any) -> Any:
-        del numbers
-        t0, t1, rtol, atol = (options[k] for k in range(4))
-        first = options[4] if self.has_first else None
+    def _adaptive(self, options: Any, y0: Any, args: Any, _: Any) -> Any:
+        count = 5 if self.has_first else 4
+        numbers = tuple(jnp.broadcast_to(options[k], (LANES,)) for k in range(count))
         dtype = records.time_dtype(self.one)
         field = components(self.job.vector_field, jnp.zeros((), dtype), self.one, self.like)
         method = self.job.method
 
-        def init(y0: Any, args: Any) -> Any:
+        def init(y0: Any, args: Any, numbers: Any) -> Any:
+            t0, t1, rtol, atol, *first = numbers
             return adaptive_init(
-                field, y0, t0, t1, rtol=rtol, atol=atol, args=args, method=method, first_step=first
-            )
+                field, y0, t0, t1, rtol=rtol, atol=atol, args=args, method=method,
+                first_step=first[0] if first else None,
+            )  # fmt: skip
 
-        def step(state: Any, args: Any) -> Any:
+        def step(state: Any, args: Any, numbers: Any) -> Any:
+            _, t1, rtol, atol = numbers[:4]
             return adaptive_step(field, state, t1, rtol=rtol, atol=atol, args=args, method=method)[
                 0
             ]
 
+        # Written out on lanes: what Triton has no form of (barriers, scalars among lanes) is gone.
+        given = jax.tree.map(lambda lane: jax.ShapeDtypeStruct((), lane.dtype), (args, numbers))
+        begin = components(lambda _, y, rest: init(y, *rest), 0.0, _scalars(y0), given)
+        like = jax.eval_shape(init, _scalars(y0), *given)
+        structure = jax.tree.structure(like)
+        move = components(lambda _, state, rest: step(state, *rest), 0.0, like, given)
+        rest = (*args, *numbers)
+
         def goes_on(carry: Any) -> Any:
-            running = jax.vmap(lambda state: is_running(state, t1))(carry[1])
+            state = jax.tree.unflatten(structure, carry[1])
+            running = is_running(state, numbers[1])
             return (carry[0] < self.job.max_steps) & (jnp.max(running.astype(jnp.int32)) > 0)
 
         def body(carry: Any) -> Any:
-            return carry[0] + 1, jax.vmap(step)(carry[1], args)
+            return carry[0] + 1, move(0.0, carry[1], rest)
 
-        state = jax.vmap(init)(y0, args)
-        state = jax.lax.while_loop(goes_on, body, (jnp.int32(0), state))[1]
+        carry = (jnp.int32(0), begin(0.0, y0, rest))
+        state = jax.tree.unflatten(structure, jax.lax.while_loop(goes_on, body, carry)[1])
         return *state.y, state.t, state.step_size, state.num_steps, state.num_accepted
+
+
+def _scalars(parts: Any) -> Any:
+    return tuple(jax.ShapeDtypeStruct((), part.dtype) for part in parts)
 
 
 def _finite(y: Any) -> Any:
