@@ -280,7 +280,7 @@ def _spread(value: Any, shape: tuple[int, ...], sources: Sequence[Array]) -> Arr
     return value if value.shape == shape else jnp.broadcast_to(value, shape)
 
 
-def _apply(fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
+def _apply(fn: Callable[..., Any], operands: Any) -> Any:
     """One operation on one component of each operand."""
     arrays = [v for v in operands if _is_array(v)]
     if not arrays:
@@ -290,7 +290,7 @@ def _apply(fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
     return fn(*(_spread(v, shape, arrays) for v in operands))
 
 
-def _fold(fn: Callable[..., Any], values: Sequence[Any]) -> Any:
+def _fold(fn: Callable[..., Any], values: Any) -> Any:
     return functools.reduce(lambda a, b: _apply(fn, (a, b)), values)
 
 
