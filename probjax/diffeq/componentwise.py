@@ -282,11 +282,22 @@ def _spread(value: Any, shape: tuple[int, ...], sources: Sequence[Array]) -> Arr
 
 def _apply(fn: Callable[..., Any], operands: Any) -> Any:
     """One operation on one component of each operand."""
-    arrays = [v for v in operands if _is_array(v)]
+    arrays = [v for v in operands if isinstance(v, jax.Array)]
     if not arrays:
         with jax.ensure_compile_time_eval():
             return np.asarray(fn(*(jnp.asarray(v) for v in operands)))[()]
-    shape = jnp.broadcast_shapes(*(v.shape for v in arrays))
+    kinds = [jax.typeof(v) for v in arrays]
+    over = {getattr(kind, "manual_axis_type", None) for kind in kinds}
+    shapes = {kind.shape for kind in kinds}
+    if len(over) == len(shapes) == 1:  # the usual case, quickly
+        if len(arrays) == len(operands):
+            return fn(*operands)
+        if not any(getattr(axes, "varying", ()) for axes in over):
+            (shape,) = shapes
+            return fn(
+                *(v if isinstance(v, jax.Array) else jax.lax.full(shape, v) for v in operands)
+            )
+    shape = jnp.broadcast_shapes(*shapes)
     return fn(*(_spread(v, shape, arrays) for v in operands))
 
 

@@ -234,6 +234,8 @@ def prepare(
         checks.at_least("num_steps", num_steps, 1)
         if rtol is not None or atol is not None:
             raise ValueError("num_steps and tolerances must not be given together")
+        if save_every is not None and num_steps % checks.at_least("save_every", save_every, 1):
+            raise ValueError(f"save_every must divide num_steps={num_steps}, got {save_every}")
     elif save_every is not None:
         raise ValueError(f"save_every needs num_steps, got save_every={save_every}")
     else:

@@ -355,7 +355,7 @@ class _Body(NamedTuple):
 
         def goes_on(carry: Any) -> Any:
             state = jax.tree.unflatten(structure, carry[1])
-            running = is_running(state, numbers[1])
+            running = jax.vmap(is_running)(state, numbers[1])
             return (carry[0] < self.job.max_steps) & (jnp.max(running.astype(jnp.int32)) > 0)
 
         def body(carry: Any) -> Any:

@@ -56,6 +56,7 @@ def test_values_and_derivatives():
     check_values_and_derivatives(fixed_steps)
 
 
+@pytest.mark.slow
 def test_the_check_kills_a_step_counted_from_one():
     def mutant(step, y, args, consts, **options):
         return fixed_steps(lambda c, k, y, a: step(c, k + 1, y, a), y, args, consts, **options)

@@ -51,6 +51,7 @@ def test_equal_bits_on_any_number_of_devices(devices):
     np.testing.assert_allclose(one.y, more.y, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["components", "stacked"])
 def test_each_trajectory_is_that_of_the_solver_of_one(layout):
     found = run_lorenz(2, layout=layout, save_every=10, **FIXED)
@@ -62,6 +63,7 @@ def test_each_trajectory_is_that_of_the_solver_of_one(layout):
     assert found.stats.num_evaluations[5] == wanted.stats.num_evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["components", "stacked"])
 def test_adaptive_steps_are_those_of_the_solver_of_one(layout):
     found = run_lorenz(2, layout=layout, **ADAPTIVE)
@@ -71,7 +73,7 @@ def test_adaptive_steps_are_those_of_the_solver_of_one(layout):
     assert found.stats.num_steps[5] == wanted.stats.num_steps
 
 
-@pytest.mark.parametrize("number", [1, 3, 7])
+@pytest.mark.parametrize("number", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 def test_any_number_of_trajectories(number):
     found = run_lorenz(4, START[:number], RHO[:number], tile=2, **FIXED).y
     np.testing.assert_allclose(found, lorenz_ends()[:number], rtol=1e-5)
@@ -94,7 +96,9 @@ def check_no_collectives(program):
     assert not any(collectives(program, start).values())
 
 
-@pytest.mark.parametrize("options", [FIXED, ADAPTIVE | {"tile": 1}])
+@pytest.mark.parametrize(
+    "options", [FIXED, pytest.param(ADAPTIVE | {"tile": 1}, marks=pytest.mark.slow)]
+)
 def test_nothing_crosses_between_devices(options):
     check_no_collectives(lambda start: run_lorenz(4, start, RHO[:8], **options).y)
 
@@ -155,11 +159,13 @@ def check_gradient(gradient):
     assert counts.pop("all-reduce") <= 2 and not any(counts.values()), counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 1])
 def test_gradient_under_the_default_check(x64, tile):
     check_gradient(gradient_on(4, tile=tile))
 
 
+@pytest.mark.slow
 def test_the_check_kills_a_cotangent_not_summed_over_shards(x64):
     def mutant(start, rho, shared):
         def local(start, rho, shared):
@@ -205,6 +211,7 @@ def check_failure_touches_nobody(rtol):
         assert np.isfinite(wild.y).all()
 
 
+@pytest.mark.slow
 def test_a_failure_touches_nobody():
     check_failure_touches_nobody(1e-5)
 
@@ -214,6 +221,7 @@ def test_a_failure_leaves_the_bits_of_the_others():
     check_failure_touches_nobody(0)
 
 
+@pytest.mark.slow
 def test_a_failure_has_no_derivative():
     def total(start, shared):
         y = solve_lorenz(y0=start, args=(RHO, (shared, 2.0)), **FIXED).y
@@ -241,10 +249,12 @@ def solve_ordered(y0, mu, order_by, tile=2, devices=2):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_order_changes_no_result():
     check_order(solve_ordered)
 
 
+@pytest.mark.slow
 def test_the_check_kills_results_left_in_sorted_order(monkeypatch):
     def unsorted(difficulty, num_shards, tile):
         dealt, back = deal(difficulty, num_shards, tile)
@@ -293,11 +303,13 @@ def check_noise(ends):
     np.testing.assert_allclose(ends, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_follows_the_global_index(reuse_keys):
     check_noise(noisy_ends())
     check_noise(noisy_ends(2, tile=2, order_by=jnp.array([3, 1, 2, 5, 4])))
 
 
+@pytest.mark.slow
 def test_the_check_kills_local_indices(reuse_keys):
     halves = [noisy_ends()[:3], noisy_ends()[:2]]  # a shard that counts from zero again
     with pytest.raises(AssertionError):
@@ -338,6 +350,7 @@ def test_bad_axes_are_named():
         solve_ensemble(field, jnp.ones((3, 2)), 0.0, 1.0, args=args, in_axes=(0, 0), **options)
 
 
+@pytest.mark.slow
 def test_a_field_without_componentwise_form():
     def field(t, y, args):
         return jnp.sort(y)

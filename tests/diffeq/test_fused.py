@@ -56,16 +56,20 @@ def check_against_scan(name, solve, **options):
 interpreted = functools.partial(solve_fused, interpret=True)
 
 
-@pytest.mark.parametrize("name", [*CASES])
+@pytest.mark.parametrize(
+    "name", ["lorenz", *(pytest.param(n, marks=pytest.mark.slow) for n in [*CASES][1:])]
+)
 def test_kernel_is_the_scan(name):
     check_against_scan(name, interpreted, method="rk4", num_steps=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lorenz", "choices"])
 def test_adaptive_kernel_is_the_loop(name):
     check_against_scan(name, interpreted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_check_kills_a_kernel_that_stops_early():
     def early(field, y0, t0, t1, **options):
         return interpreted(field, y0, t0, 0.98 * t1, **options)
@@ -74,6 +78,7 @@ def test_the_check_kills_a_kernel_that_stops_early():
         check_against_scan("lorenz", early, method="rk4", num_steps=10)
 
 
+@pytest.mark.slow
 def test_failures_in_the_kernel():
     y0 = CASES["lorenz"][1].at[2, 0].set(1e30)
     common = {"args": 10.0, "method": "rk4", "num_steps": 10}
@@ -99,6 +104,7 @@ def test_noise_of_the_kernel_bit_for_bit(reuse_keys):
         np.testing.assert_array_equal(found[item], jax.random.normal(key, (2,)))
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_scan():
     def total(solve, y0, rho):
         return jnp.sum(solve(lorenz, y0, 0.0, 0.5, args=rho, num_steps=5).y ** 2)
@@ -111,6 +117,7 @@ def test_gradient_is_that_of_the_scan():
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_cuda_it_is_the_ensemble():
     mesh = sharding.make_mesh(2)
     check_against_scan(
@@ -124,7 +131,9 @@ def kernels(program, *shapes):
     return traced.lower(lowering_platforms=("cuda",)).as_text().count("xla.gpu.triton")
 
 
-@pytest.mark.parametrize("name", [*CASES])
+@pytest.mark.parametrize(
+    "name", ["lorenz", *(pytest.param(n, marks=pytest.mark.slow) for n in [*CASES][1:])]
+)
 def test_fixed_steps_lower_for_cuda(name):
     field, y0, args, axis = CASES[name]
     options = {"args": args, "in_axes": (0, axis), "method": "rk4", "num_steps": 1000}
