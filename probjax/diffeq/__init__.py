@@ -1,5 +1,10 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.componentwise import components as components
+from probjax.diffeq.componentwise import join_components as join_components
+from probjax.diffeq.componentwise import split_components as split_components
+from probjax.diffeq.ensemble import solve_ensemble as solve_ensemble
+from probjax.diffeq.fused import solve_fused as solve_fused
 from probjax.diffeq.adaptive import solve_adaptive as solve_adaptive
 from probjax.diffeq.diffrax_bridge import from_diffrax as from_diffrax
 from probjax.diffeq.diffrax_bridge import to_diffrax as to_diffrax

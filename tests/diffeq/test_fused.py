@@ -140,6 +140,7 @@ def test_fixed_steps_lower_for_cuda(name):
     assert kernels(lambda y: solve_fused(field, y, 0.0, 1.0, **options).y, y0.shape) == 1
 
 
+@pytest.mark.slow
 def test_adaptive_steps_and_noise_lower_for_cuda():
     def adaptive(y):
         return solve_fused(lorenz, y, 0.0, 1.0, args=10.0, rtol=1e-6, atol=1e-6).y
