@@ -1,8 +1,13 @@
 """Ordinary and stochastic differential equations."""
 
 from probjax.diffeq.adaptive import solve_adaptive as solve_adaptive
+from probjax.diffeq.componentwise import components as components
+from probjax.diffeq.componentwise import join_components as join_components
+from probjax.diffeq.componentwise import split_components as split_components
 from probjax.diffeq.diffrax_bridge import from_diffrax as from_diffrax
 from probjax.diffeq.diffrax_bridge import to_diffrax as to_diffrax
+from probjax.diffeq.ensemble import solve_ensemble as solve_ensemble
+from probjax.diffeq.fused import solve_fused as solve_fused
 from probjax.diffeq.multistep import adams_bashforth as adams_bashforth
 from probjax.diffeq.multistep import adams_moulton as adams_moulton
 from probjax.diffeq.multistep import solve_multistep as solve_multistep

@@ -38,6 +38,7 @@ METHOD_PAGES = [
     ),
     *(f"diffeq/{name}.md" for name in ("adaptive", "multistep")),
     *(f"diffeq/{name}.md" for name in ("linear_systems", "completion", "det_exp", "covariance")),
+    "diffeq/ensembles.md",
     "sequence/alignment.md",
     "sequence/transducer.md",
     *(f"diffeq/{name}.md" for name in ("one_step", "rk2", "trees")),
