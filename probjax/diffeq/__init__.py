@@ -1,5 +1,8 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.convergence import Order as Order
+from probjax.diffeq.convergence import empirical_order as empirical_order
+from probjax.diffeq.convergence import ode_order as ode_order
 from probjax.diffeq.reverse_time import probability_flow as probability_flow
 from probjax.diffeq.reverse_time import reverse_sde as reverse_sde
 from probjax.diffeq.sde import SDE as SDE
