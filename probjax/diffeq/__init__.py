@@ -1,14 +1,34 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.brownian import coarsen as coarsen
+from probjax.diffeq.brownian import enumerate_weak as enumerate_weak
+from probjax.diffeq.brownian import increments as increments
+from probjax.diffeq.brownian import three_point as three_point
 from probjax.diffeq.convergence import Order as Order
 from probjax.diffeq.convergence import empirical_order as empirical_order
 from probjax.diffeq.convergence import ode_order as ode_order
+from probjax.diffeq.convergence import strong_order as strong_order
+from probjax.diffeq.convergence import weak_order_enumerated as weak_order_enumerated
+from probjax.diffeq.convergence import weak_order_moments as weak_order_moments
+from probjax.diffeq.exact import gbm_exact as gbm_exact
+from probjax.diffeq.exact import gbm_moments as gbm_moments
+from probjax.diffeq.exact import linear_sde_moments as linear_sde_moments
+from probjax.diffeq.exact import ou_exact as ou_exact
+from probjax.diffeq.exact import ou_moments as ou_moments
 from probjax.diffeq.reverse_time import probability_flow as probability_flow
 from probjax.diffeq.reverse_time import reverse_sde as reverse_sde
 from probjax.diffeq.sde import SDE as SDE
+from probjax.diffeq.sde import check_diagonal as check_diagonal
 from probjax.diffeq.sde import check_sde as check_sde
 from probjax.diffeq.sde import covariance_divergence as covariance_divergence
 from probjax.diffeq.sde import covariance_product as covariance_product
+from probjax.diffeq.sde_solver import solve_sde as solve_sde
+from probjax.diffeq.sde_solver import solve_sde_path as solve_sde_path
+from probjax.diffeq.sde_steps import euler_maruyama as euler_maruyama
+from probjax.diffeq.sde_steps import milstein as milstein
+from probjax.diffeq.sde_steps import stochastic_heun as stochastic_heun
+from probjax.diffeq.sde_steps import to_stratonovich as to_stratonovich
+from probjax.diffeq.sde_steps import weak2_platen as weak2_platen
 from probjax.diffeq.solution import MAX_STEPS as MAX_STEPS
 from probjax.diffeq.solution import NON_FINITE as NON_FINITE
 from probjax.diffeq.solution import REACHED as REACHED

@@ -67,7 +67,7 @@ def increments(
     num_steps = checks.at_least("num_steps", num_steps, 1)
     checks.one_of("law", law, LAWS)
     checks.floating("like", jnp.zeros((), like.dtype))
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    dtype = jnp.dtype(jnp.float32) if jnp.finfo(like.dtype).bits < 32 else like.dtype
     key, scale = keys.as_key(key), jnp.sqrt(jnp.abs(jnp.asarray(dt, dtype)))
 
     def draw(step: Array) -> Float[Array, "*shape"]:

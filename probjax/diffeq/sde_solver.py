@@ -54,7 +54,7 @@ def solve_sde(
 
     with $\Delta W_k$ from `fold_in(key, k)`. With $t_1<t_0$ the equation is Ito's in the time that
     runs backwards, as `reverse_sde` gives it. A step that gives something not finite is not taken:
-    the trajectory stays where it was, is marked, and passes no gradient on.
+    the trajectory stays where it was, is marked, and its gradient is zero.
 
     For several trajectories map over `core.item_keys(key, n)`. Where noise is diagonal or
     additive and the coefficients work entry by entry, a whole batch may be the state of *one*
@@ -184,14 +184,16 @@ def _solve(
     step = _guarded(lambda t, y, dw: method.step(sde, t, y, h, dw))
 
     def one(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, None]:
-        (y, lost, taken), end = carry
+        (y, lost, taken, spare), end = carry
         k, dw = inputs
-        after = step(t0 + k.astype(dtype) * h, y, dw)
+        after = step(spare, t0 + k.astype(dtype) * h, y, dw)
         good = jnp.all(jnp.isfinite(after))
         inside = (k < end) & (h != 0)
         moves = inside & good & ~lost
         lost = lost | (inside & ~good)
-        return ((jnp.where(moves, after, y), lost, taken + moves.astype(jnp.int32)), end), None
+        spare = jnp.where(moves, y, spare)
+        y, taken = jnp.where(moves, after, y), taken + moves.astype(jnp.int32)
+        return ((y, lost, taken, spare), end), None
 
     def block(first: Array, end: Array, state: Any) -> tuple[Any, Array]:
         """`many` rows of `size` steps, up to step `end`, with increments that are drawn at once."""
@@ -226,20 +228,24 @@ def _solve(
             return block(first, jnp.full_like(first, num_steps), state)
 
     lost = ~jnp.all(jnp.isfinite(y0))
-    state = rows.varying_over((y0, lost, jnp.where(lost, 0, 0)), (marks, h, t0))
-    after = jax.eval_shape(lambda t, y: step(t, y, draw(jnp.int32(0), 1, h)[0]), t0, state[0])
+    state = rows.varying_over((y0, lost, jnp.where(lost, 0, 0), y0), (marks, h, t0))
+    after = jax.eval_shape(
+        lambda t, y: method.step(sde, t, y, h, draw(jnp.int32(0), 1, h)[0]), t0, state[0]
+    )
     state = rows.varying_over(state, after)
     starts = jnp.arange(0, num_steps, max(every, many * size), dtype=jnp.int32)
-    (y, lost, taken), kept = jax.lax.scan(outer, state, starts)
+    (y, lost, taken, _), kept = jax.lax.scan(outer, state, starts)
     tried = taken + (lost & (h != 0)).astype(jnp.int32)
     stats = Stats(tried, taken, tried - taken, method.num_evaluations * tried)
     result = jnp.where(lost, NON_FINITE, REACHED)
+    forget = lambda y: jnp.where(lost, jax.lax.stop_gradient(y), y)  # noqa: E731
     if save_every is None:
+        y = forget(y)
         return Solution(jnp.where(lost, t0 + taken.astype(dtype) * h, t1), y, stats, result)
     first = _blank(y0, ~jnp.all(jnp.isfinite(y0)))[None]
     y = jnp.concatenate([first, kept.reshape(-1, *y0.shape)[:num_rows]])
     times = t0 + h * jnp.arange(0, num_steps + 1, every, dtype=jnp.int32).astype(dtype)
-    return Solution(times.at[-1].set(t1), y, stats, result)
+    return Solution(times.at[-1].set(t1), forget(y), stats, result)
 
 
 def _blank(y: Array, lost: Array) -> Array:
@@ -249,24 +255,35 @@ def _blank(y: Array, lost: Array) -> Array:
 def _guarded(step: Callable[..., Array]) -> Callable[..., Array]:
     """A step through which no derivative passes where its outcome is not finite.
 
-    The tangents are masked before the linear map as well as after it: read backwards, this masks
+    There the derivative is taken at `spare`, the last state from which a step was good, and the
+    tangents are masked before the linear map as well as after it: read backwards, this masks
     what an infinite derivative makes of a cotangent of zero.
     """
 
-    def guarded(*inputs: Array) -> Array:
-        convert, captured = jax.closure_convert(step, *inputs)
+    def guarded(spare: Array, t: Array, y: Array, dw: Array) -> Array:
+        convert, captured = jax.closure_convert(step, t, y, dw)
 
         @jax.custom_jvp
-        def safe(*values: Array) -> Array:
+        def safe(spare: Array, *values: Array) -> Array:
+            del spare
             return convert(*values)
 
         @safe.defjvp
         def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-            after, linear = jax.linearize(convert, *primals)
+            spare, t, y, *rest = primals
+            after = convert(t, y, *rest)
             good = jnp.all(jnp.isfinite(after))
-            mask = lambda x: jnp.where(good, x, jnp.zeros_like(x))  # noqa: E731
-            return after, mask(linear(*jax.tree.map(mask, tangents)))
+            linear = jax.linearize(convert, t, jnp.where(good, y, spare), *rest)[1]
 
-        return safe(*inputs, *captured)
+            def mask(tangent: Array, primal: Array) -> Array:
+                """Leave what devices share under `shard_map` as it is: one flag is not theirs."""
+                masked = jnp.where(good, tangent, jnp.zeros_like(tangent))
+                same = jax.typeof(masked) == jax.typeof(primal)
+                return masked if same else tangent
+
+            slopes = [mask(*pair) for pair in zip(tangents[1:], primals[1:], strict=True)]
+            return after, mask(linear(*slopes), after)
+
+        return safe(spare, t, y, dw, *captured)
 
     return guarded

@@ -223,7 +223,7 @@ def stochastic_heun(
 
 
 def weak2_platen(
-    sde: SDE, t: ArrayLike, y: Float[Array, "*d"], h: ArrayLike, dw: Float[Array, ""]
+    sde: SDE, t: ArrayLike, y: Float[Array, "*d"], h: ArrayLike, dw: Float[Array, "..."]
 ) -> Float[Array, "*d"]:
     r"""Step of weak order 2 without derivatives, for scalar noise.
 
