@@ -36,6 +36,7 @@ METHOD_PAGES = [
             "skip_tuning",
         )
     ),
+    "diffeq/orders.md",
     "sequence/alignment.md",
     "sequence/transducer.md",
 ]
