@@ -47,6 +47,7 @@ def strong(axis: plt.Axes) -> None:
         )  # fmt: skip
         if name != "stochastic_heun":
             guide(axis, found.steps, 0.6 * found.errors[0], slope)
+    axis.set_ylim(bottom=1e-4)
     axis.set_title(r"paths: $\mathbb{E}|X-Y|$")
     axis.set_xlabel("step $h$")
     axis.legend(loc="lower right")
