@@ -15,8 +15,14 @@ from probjax.diffeq.exact import gbm_moments as gbm_moments
 from probjax.diffeq.exact import linear_sde_moments as linear_sde_moments
 from probjax.diffeq.exact import ou_exact as ou_exact
 from probjax.diffeq.exact import ou_moments as ou_moments
+from probjax.diffeq.order_conditions import order_residuals as order_residuals
+from probjax.diffeq.order_conditions import principal_error as principal_error
+from probjax.diffeq.order_conditions import rooted_trees as rooted_trees
+from probjax.diffeq.order_conditions import tableau_order as tableau_order
 from probjax.diffeq.reverse_time import probability_flow as probability_flow
 from probjax.diffeq.reverse_time import reverse_sde as reverse_sde
+from probjax.diffeq.runge_kutta import rk_step as rk_step
+from probjax.diffeq.runge_kutta import solve_fixed as solve_fixed
 from probjax.diffeq.sde import SDE as SDE
 from probjax.diffeq.sde import check_diagonal as check_diagonal
 from probjax.diffeq.sde import check_sde as check_sde
@@ -35,3 +41,7 @@ from probjax.diffeq.solution import REACHED as REACHED
 from probjax.diffeq.solution import STEP_TOO_SMALL as STEP_TOO_SMALL
 from probjax.diffeq.solution import Solution as Solution
 from probjax.diffeq.solution import Stats as Stats
+from probjax.diffeq.tableaus import METHODS as METHODS
+from probjax.diffeq.tableaus import Tableau as Tableau
+from probjax.diffeq.tableaus import make_tableau as make_tableau
+from probjax.diffeq.tableaus import rk2 as rk2
