@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from probjax.core import checks, keys, rows
 from probjax.diffeq.brownian import LAWS, increments
+from probjax.diffeq.guards import guarded
 from probjax.diffeq.sde import SDE, check_diagonal, check_sde
 from probjax.diffeq.sde_steps import Method, Step, find_method, noise_like
 from probjax.diffeq.solution import (
@@ -180,26 +181,35 @@ def _solve(
         raise ValueError(f"save_every must divide num_steps={num_steps}, got {save_every}")
     dtype = y0.dtype
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    noise = jnp.zeros(noise_like(sde, t0, y0).shape, dtype)
+    after = jax.eval_shape(lambda *at: method.step(sde, *at, t1 - t0, noise), t0, y0)
+    # Marked here, once: under `shard_map` all that a step meets varies over the same axes.
+    mark = lambda x: rows.varying_over(x, (marks, t0, t1, after))  # noqa: E731
+    y0, t0, t1, noise = mark(y0), mark(t0), mark(t1), mark(noise)
     h = (t1 - t0) / num_steps
-    step = _guarded(lambda t, y, dw: method.step(sde, t, y, h, dw))
+    step = guarded(
+        lambda t, state, args: method.step(sde, t, state["y"], h, state["dw"]),
+        lambda field, t, h, state: {"y": field(t, state), "dw": state["dw"]},
+        {"y": y0, "dw": noise}, t0, None,
+    )  # fmt: skip
 
     def one(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, None]:
-        (y, lost, taken, spare), end = carry
+        (y, lost, taken), end = carry
         k, dw = inputs
-        after = step(spare, t0 + k.astype(dtype) * h, y, dw)
+        after = step(t0 + k.astype(dtype) * h, h, {"y": y, "dw": dw})["y"]
         good = jnp.all(jnp.isfinite(after))
         inside = (k < end) & (h != 0)
         moves = inside & good & ~lost
         lost = lost | (inside & ~good)
-        spare = jnp.where(moves, y, spare)
         y, taken = jnp.where(moves, after, y), taken + moves.astype(jnp.int32)
-        return ((y, lost, taken, spare), end), None
+        return ((y, lost, taken), end), None
 
     def block(first: Array, end: Array, state: Any) -> tuple[Any, Array]:
         """`many` rows of `size` steps, up to step `end`, with increments that are drawn at once."""
         counter = first + jnp.arange(many * size, dtype=jnp.int32)
         inputs = jax.tree.map(
-            lambda x: x.reshape(many, size, *x.shape[1:]), (counter, draw(first, many * size, h))
+            lambda x: x.reshape(many, size, *x.shape[1:]),
+            (counter, mark(draw(first, many * size, h))),
         )
 
         def row(state: Any, inputs: Any) -> tuple[Any, Array]:
@@ -228,13 +238,9 @@ def _solve(
             return block(first, jnp.full_like(first, num_steps), state)
 
     lost = ~jnp.all(jnp.isfinite(y0))
-    state = rows.varying_over((y0, lost, jnp.where(lost, 0, 0), y0), (marks, h, t0))
-    after = jax.eval_shape(
-        lambda t, y: method.step(sde, t, y, h, draw(jnp.int32(0), 1, h)[0]), t0, state[0]
-    )
-    state = rows.varying_over(state, after)
+    state = mark((y0, lost, jnp.where(lost, 0, 0)))
     starts = jnp.arange(0, num_steps, max(every, many * size), dtype=jnp.int32)
-    (y, lost, taken, _), kept = jax.lax.scan(outer, state, starts)
+    (y, lost, taken), kept = jax.lax.scan(outer, state, starts)
     tried = taken + (lost & (h != 0)).astype(jnp.int32)
     stats = Stats(tried, taken, tried - taken, method.num_evaluations * tried)
     result = jnp.where(lost, NON_FINITE, REACHED)
@@ -250,40 +256,3 @@ def _solve(
 
 def _blank(y: Array, lost: Array) -> Array:
     return jnp.where(lost, jnp.full_like(y, jnp.nan), y)
-
-
-def _guarded(step: Callable[..., Array]) -> Callable[..., Array]:
-    """A step through which no derivative passes where its outcome is not finite.
-
-    There the derivative is taken at `spare`, the last state from which a step was good, and the
-    tangents are masked before the linear map as well as after it: read backwards, this masks
-    what an infinite derivative makes of a cotangent of zero.
-    """
-
-    def guarded(spare: Array, t: Array, y: Array, dw: Array) -> Array:
-        convert, captured = jax.closure_convert(step, t, y, dw)
-
-        @jax.custom_jvp
-        def safe(spare: Array, *values: Array) -> Array:
-            del spare
-            return convert(*values)
-
-        @safe.defjvp
-        def _(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-            spare, t, y, *rest = primals
-            after = convert(t, y, *rest)
-            good = jnp.all(jnp.isfinite(after))
-            linear = jax.linearize(convert, t, jnp.where(good, y, spare), *rest)[1]
-
-            def mask(tangent: Array, primal: Array) -> Array:
-                """Leave what devices share under `shard_map` as it is: one flag is not theirs."""
-                masked = jnp.where(good, tangent, jnp.zeros_like(tangent))
-                same = jax.typeof(masked) == jax.typeof(primal)
-                return masked if same else tangent
-
-            slopes = [mask(*pair) for pair in zip(tangents[1:], primals[1:], strict=True)]
-            return after, mask(linear(*slopes), after)
-
-        return safe(spare, t, y, dw, *captured)
-
-    return guarded
