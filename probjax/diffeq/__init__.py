@@ -1,5 +1,13 @@
 """Ordinary and stochastic differential equations."""
 
+from probjax.diffeq.exponential import etd2rk as etd2rk
+from probjax.diffeq.exponential import etdrk4 as etdrk4
+from probjax.diffeq.exponential import exponential_euler as exponential_euler
+from probjax.diffeq.exponential import phi_functions as phi_functions
+from probjax.diffeq.exponential import solve_exponential as solve_exponential
+from probjax.diffeq.first_order import as_first_order as as_first_order
+from probjax.diffeq.first_order import companion_matrix as companion_matrix
+from probjax.diffeq.fixed_steps import march as march
 from probjax.diffeq.reverse_time import probability_flow as probability_flow
 from probjax.diffeq.reverse_time import reverse_sde as reverse_sde
 from probjax.diffeq.sde import SDE as SDE
@@ -12,3 +20,11 @@ from probjax.diffeq.solution import REACHED as REACHED
 from probjax.diffeq.solution import STEP_TOO_SMALL as STEP_TOO_SMALL
 from probjax.diffeq.solution import Solution as Solution
 from probjax.diffeq.solution import Stats as Stats
+from probjax.diffeq.symplectic import compose as compose
+from probjax.diffeq.symplectic import hamiltonian_field as hamiltonian_field
+from probjax.diffeq.symplectic import solve_hamiltonian as solve_hamiltonian
+from probjax.diffeq.symplectic import symplectic_defect as symplectic_defect
+from probjax.diffeq.symplectic import symplectic_euler as symplectic_euler
+from probjax.diffeq.symplectic import velocity_verlet_step as velocity_verlet_step
+from probjax.diffeq.symplectic import yoshida4 as yoshida4
+from probjax.diffeq.symplectic import yoshida6 as yoshida6
