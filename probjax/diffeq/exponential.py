@@ -43,7 +43,7 @@ def phi_functions(z: Inexact[Array, "*shape"], k: int) -> tuple[Inexact[Array, "
     A square matrix is taken as a matrix: the first block row of
     $\exp\begin{pmatrix}Z&I&&\\&0&I&\\&&0&\ddots\\&&&\ddots\end{pmatrix}$ holds all of them.
     A number or a vector is taken entry by entry: by the series where $|z|\lt1$, where the recursion
-    cancels, and by the recursion elsewhere. Each step of it loses a factor of about $j$ near $|z|=1$.
+    cancels, and by the recursion elsewhere, whose step to $j$ loses about a factor $j$ near 1.
 
     Args:
         z: a number `()`, a diagonal `(n,)`, or a matrix `(n, n)`.

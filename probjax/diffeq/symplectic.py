@@ -118,7 +118,7 @@ def yoshida4(
     Example:
         >>> q, p = yoshida4(lambda t, q: -q, 1.0, 0.0, (1.0, 0.0), 0.1)
         >>> print(f"{q:.6f} {p:.6f}")  # cos(0.1) = 0.995004, -sin(0.1) = -0.099833
-        0.995006 -0.099833
+        0.995004 -0.099833
 
     References:
         Yoshida 1990, *Construction of higher order symplectic integrators*.
