@@ -8,8 +8,14 @@ from probjax.diffeq.exponential import solve_exponential as solve_exponential
 from probjax.diffeq.first_order import as_first_order as as_first_order
 from probjax.diffeq.first_order import companion_matrix as companion_matrix
 from probjax.diffeq.fixed_steps import march as march
+from probjax.diffeq.order_conditions import order_residuals as order_residuals
+from probjax.diffeq.order_conditions import principal_error as principal_error
+from probjax.diffeq.order_conditions import rooted_trees as rooted_trees
+from probjax.diffeq.order_conditions import tableau_order as tableau_order
 from probjax.diffeq.reverse_time import probability_flow as probability_flow
 from probjax.diffeq.reverse_time import reverse_sde as reverse_sde
+from probjax.diffeq.runge_kutta import rk_step as rk_step
+from probjax.diffeq.runge_kutta import solve_fixed as solve_fixed
 from probjax.diffeq.sde import SDE as SDE
 from probjax.diffeq.sde import check_sde as check_sde
 from probjax.diffeq.sde import covariance_divergence as covariance_divergence
@@ -28,3 +34,7 @@ from probjax.diffeq.symplectic import symplectic_euler as symplectic_euler
 from probjax.diffeq.symplectic import velocity_verlet_step as velocity_verlet_step
 from probjax.diffeq.symplectic import yoshida4 as yoshida4
 from probjax.diffeq.symplectic import yoshida6 as yoshida6
+from probjax.diffeq.tableaus import METHODS as METHODS
+from probjax.diffeq.tableaus import Tableau as Tableau
+from probjax.diffeq.tableaus import make_tableau as make_tableau
+from probjax.diffeq.tableaus import rk2 as rk2
