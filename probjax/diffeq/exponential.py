@@ -34,7 +34,7 @@ ExponentialStep = Callable[[NonlinearFn, Any, Any], Any]
 _TERMS = 20
 
 
-def phi_functions(z: Inexact[Array, "*shape"], k: int) -> tuple[Inexact[Array, "*shape"], ...]:
+def phi_functions(z: ArrayLike, k: int) -> tuple[Inexact[Array, "..."], ...]:
     r"""Compute the functions of which exponential integrators are made, $\varphi_0$ to $\varphi_k$.
 
     $$\varphi_0(z)=e^z,\qquad\varphi_{j+1}(z)=\frac{\varphi_j(z)-1/j!}z,\qquad
@@ -53,7 +53,7 @@ def phi_functions(z: Inexact[Array, "*shape"], k: int) -> tuple[Inexact[Array, "
         `k + 1` arrays like `z`.
 
     Raises:
-        TypeError: `k` is not a static integer.
+        TypeError: `k` is not a static integer, or `z` is not floating or complex.
         ValueError: `k` is negative, or `z` has another shape.
 
     Example:
@@ -66,7 +66,9 @@ def phi_functions(z: Inexact[Array, "*shape"], k: int) -> tuple[Inexact[Array, "
     References:
         Hochbruck, Ostermann 2010, *Exponential integrators*; Cox, Matthews 2002.
     """
-    k = checks.at_least("k", k, 0)
+    k, z = checks.at_least("k", k, 0), jnp.asarray(z)
+    if not jnp.issubdtype(z.dtype, jnp.inexact):
+        raise TypeError(f"z must be floating or complex, got {z.dtype}")
     if z.ndim <= 1:
         return _phi_entries(z, k)
     if z.ndim != 2 or z.shape[0] != z.shape[1]:
@@ -92,7 +94,7 @@ def _phi_entries(z: Array, k: int) -> tuple[Array, ...]:
     return tuple(found)
 
 
-def exponential_euler(linear: Inexact[Array, "*shape"], h: ArrayLike) -> ExponentialStep:
+def exponential_euler(linear: ArrayLike, h: ArrayLike) -> ExponentialStep:
     r"""Hold the rest at its value at the start: order 1, exact for a constant rest.
 
     $$y_1=e^{hL}y+h\,\varphi_1(hL)\,N(t,y)$$
@@ -117,7 +119,7 @@ def exponential_euler(linear: Inexact[Array, "*shape"], h: ArrayLike) -> Exponen
     return step
 
 
-def etd2rk(linear: Inexact[Array, "*shape"], h: ArrayLike) -> ExponentialStep:
+def etd2rk(linear: ArrayLike, h: ArrayLike) -> ExponentialStep:
     r"""Let the rest run along a straight line: order 2.
 
     $$a=e^{hL}y+h\,\varphi_1N(t,y),\qquad y_1=a+h\,\varphi_2\bigl(N(t+h,a)-N(t,y)\bigr)$$
@@ -147,7 +149,7 @@ def etd2rk(linear: Inexact[Array, "*shape"], h: ArrayLike) -> ExponentialStep:
     return step
 
 
-def etdrk4(linear: Inexact[Array, "*shape"], h: ArrayLike) -> ExponentialStep:
+def etdrk4(linear: ArrayLike, h: ArrayLike) -> ExponentialStep:
     r"""Four stages: order 4 where $hL$ is not large, RK4 where $L=0$.
 
     $$a=e^{hL/2}y+\tfrac h2\psi N_0,\qquad b=e^{hL/2}y+\tfrac h2\psi N_a,\qquad
@@ -195,9 +197,9 @@ _METHODS: dict[str, tuple[Callable[..., ExponentialStep], int]] = {
 
 
 def solve_exponential(
-    linear: Inexact[Array, "*shape"],
+    linear: ArrayLike,
     nonlinear_fn: NonlinearFn,
-    y0: Inexact[Array, "*n"],
+    y0: ArrayLike,
     t0: ArrayLike,
     t1: ArrayLike,
     *,
@@ -261,8 +263,9 @@ def solve_exponential(
     )  # fmt: skip
 
 
-def _coefficients(linear: Array, h: Any, k: int) -> list[Array]:
+def _coefficients(linear: ArrayLike, h: Any, k: int) -> list[Array]:
     """`exp(hL)`, and `h` times the other phi functions of `hL`."""
+    linear = jnp.asarray(linear)
     h = jnp.asarray(h, linear.dtype)
     full, *others = phi_functions(h * linear, k)
     return [full, *(h * phi for phi in others)]

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
-from probjax.core import checks, rows
+from probjax.core import checks, rows, trees
 from probjax.diffeq.solution import (
     NON_FINITE,
     REACHED,
@@ -87,7 +87,7 @@ def march(
         moving = ~lost & (h != 0)
         t = t0 + k.astype(dtype) * h
         after = _guarded(step_fn, view)(t, state, h)
-        good = _finite(view(after))
+        good = trees.all_finite(view(after))
         state = jax.tree.map(lambda new, old: jnp.where(moving & good, new, old), after, state)
         return (
             state,
@@ -97,27 +97,24 @@ def march(
         ), None
 
     def block(carry: Any, first: Array) -> tuple[Any, Any]:
-        carry, _ = jax.lax.scan(one, carry, first + jnp.arange(every, dtype=jnp.int32))
+        # A gradient keeps the states between steps and takes each step again.
+        step = jax.checkpoint(one, prevent_cse=False)
+        carry, _ = jax.lax.scan(step, carry, first + jnp.arange(every, dtype=jnp.int32))
         return carry, None if save_every is None else _blank(view(carry[0]), carry[1])
 
-    lost = ~_finite(view(state))
+    lost = ~trees.all_finite(view(state))
     none = jnp.where(lost, 0, 0)
     carry = rows.varying_over((state, lost, none, none), (state, h, t0))
     starts = jnp.arange(0, num_steps, every, dtype=jnp.int32)
     (end, is_lost, taken, tried), kept = jax.lax.scan(block, carry, starts)
     stats = Stats(tried, taken, tried - taken, evaluations_per_step * tried)
-    result = jnp.where(is_lost, NON_FINITE, REACHED)
+    result = jnp.where(is_lost, NON_FINITE, REACHED).astype(jnp.int32)
     if save_every is None:
-        t = jnp.where(is_lost, t0 + taken.astype(dtype) * h, t1)
-        return Solution(t, view(end), stats, result)
+        return Solution(t1, view(end), stats, result)
     first = _blank(view(state), lost)
     y = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, kept)
     steps = jnp.arange(0, num_steps + 1, every, dtype=jnp.int32).astype(dtype)
     return Solution((t0 + steps * h).at[-1].set(t1), y, stats, result)
-
-
-def _finite(tree: Any) -> Bool[Array, ""]:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _blank(tree: Any, lost: Array) -> Any:
@@ -134,14 +131,15 @@ def _check_step(step_fn: Callable[..., Any], t: Array, state: Any, h: Array) -> 
 
 def _varying(step_fn: Callable[..., Any], t: Array, state: Any, h: Array) -> Any:
     """Under `shard_map`: the state varies over all axes that any part of a step varies over."""
-    return rows.varying_over(state, (state, jax.eval_shape(step_fn, t, state, h)))
+    return rows.varying_over(state, (t, state, h, jax.eval_shape(step_fn, t, state, h)))
 
 
 def _guarded(step_fn: Callable[..., Any], view: Callable[[Any], Any]) -> Callable[..., Any]:
     """A step through which no derivative passes where its outcome is not finite.
 
     The tangents are masked before the linear map as well as after it: read backwards, this masks
-    what an infinite derivative makes of a cotangent of zero.
+    what an infinite derivative makes of a cotangent of zero. What all devices of a mesh share is
+    left out: a mask would differ between them.
     """
 
     def guarded(t: Array, state: Any, h: Array) -> Any:
@@ -154,9 +152,13 @@ def _guarded(step_fn: Callable[..., Any], view: Callable[[Any], Any]) -> Callabl
         @step.defjvp
         def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
             after, linear = jax.linearize(convert, *primals)
-            good = _finite(view(after))
-            mask = lambda x: jnp.where(good, x, jnp.zeros_like(x))  # noqa: E731
-            return after, jax.tree.map(mask, linear(*jax.tree.map(mask, tangents)))
+            good = trees.all_finite(view(after))
+
+            def masked(x: Array) -> Array:
+                other = jnp.where(good, x, jnp.zeros_like(x))
+                return other if jax.typeof(other) == jax.typeof(x) else x
+
+            return after, jax.tree.map(masked, linear(*jax.tree.map(masked, tangents)))
 
         return step(t, state, h, *captured)
 
