@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from probjax.core import checks, rows, trees
 from probjax.diffeq import solution as records
+from probjax.diffeq.guards import guarded, last_finite
 from probjax.diffeq.solution import Solution, Stats, VectorField
 from probjax.diffeq.tableaus import Number, Tableau, as_tableau
 
@@ -136,46 +137,47 @@ def solve_fixed(
         checks.at_least("save_every", save_every, 1)
         if num_steps % save_every:
             raise ValueError(f"save_every must divide num_steps={num_steps}, got {save_every}")
-    y0 = records.checked_state(y0)
+    y0 = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), records.checked_state(y0))
     dtype = records.time_dtype(y0)
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     records.check_field(vector_field, t0, y0, args)
     borders = None if times is None else jnp.asarray(times, dtype)
+    # Marked here, once: a mark inside the loop would be a sum over devices at each step backwards.
+    sources = (y0, t0, t1, borders, jax.eval_shape(vector_field, t0, y0, args))
+    y0, t0, t1, borders, args = _spread((y0, t0, t1, borders, args), sources)
     step_size = (t1 - t0) / num_steps
-    stages_needed = sum(_needed(tableau, [tableau.b]))
+    weights = [tableau.b]
 
     def time_at(k: Any) -> Any:
         return t0 + jnp.asarray(k, dtype) * step_size if borders is None else borders[k]
 
-    def body(carry: Any, k: Any) -> tuple[Any, None]:
-        y, low, accepted = carry
-        t, h = time_at(k), step_size if borders is None else borders[k + 1] - borders[k]
-        stages = _stages(tableau, [tableau.b], vector_field, t, y, h, args, None)
+    def advance(field: Callable[[Any, Any], Any], t: Any, h: Any, state: Any) -> Any:
+        y, low = state
+        stages = _stages(tableau, weights, lambda t, y, _: field(t, y), t, y, h, None, None)
         change = _increment(tableau.b, stages, y, h)
-        y1, low1 = _compensated_add(y, change, low) if compensated else (_add(y, change), low)
-        good = (accepted == k) & trees.all_finite(y1)
-        y, low = jax.tree.map(lambda new, old: jnp.where(good, new, old), (y1, low1), (y, low))
-        return (y, low, accepted + good.astype(jnp.int32)), None
+        return _compensated_add(y, change, low) if compensated else (_add(y, change), low)
 
-    moves = t1 != t0
     low = jax.tree.map(jnp.zeros_like, y0) if compensated else None
-    # A count that never meets the number of the step keeps the start where nothing moves.
-    carry = (y0, low, jnp.where(moves, 0, -1).astype(jnp.int32))
-    after, _ = jax.eval_shape(body, carry, jnp.zeros((), jnp.int32))
-    carry = rows.varying_like(carry, after)
-    carry, states, counts = _loop(body, carry, num_steps, save_every, checkpoint)
-    y, _, accepted = carry
-    done = (accepted == num_steps) | ~moves
-    accepted = jnp.maximum(accepted, 0)
+    step = guarded(vector_field, advance, (y0, low), t0, args)
+
+    def take(k: Any, state: Any) -> Any:
+        h = step_size if borders is None else borders[k + 1] - borders[k]
+        return step(time_at(k), h, state)
+
+    end, kept = _loop(take, (y0, low), num_steps, save_every, checkpoint)
+    moves = t1 != t0
+    finite = trees.all_finite(end[0])
+    (fallback, _), accepted = last_finite(take, (y0, low), num_steps, moves & ~finite)
+    y = jax.tree.map(lambda new, old: jnp.where(moves & finite, new, old), end[0], fallback)
+    accepted = jnp.where(moves, accepted, 0)
+    done = finite | ~moves
     tried = jnp.where(done, accepted, accepted + 1)
-    stats = Stats(tried, accepted, jnp.zeros_like(tried), tried * stages_needed)
+    stats = Stats(tried, accepted, jnp.zeros_like(tried), tried * sum(_needed(tableau, weights)))
     result = jnp.where(done, records.REACHED, records.NON_FINITE).astype(jnp.int32)
     if save_every is None:
         return Solution(t1, y, stats, result)
-    reached = (counts == jnp.arange(0, num_steps + 1, save_every, dtype=jnp.int32)) | ~moves
-    y = jax.tree.map(lambda leaf: _where_rows(reached, leaf, jnp.nan), states)
     ks = jnp.arange(0, num_steps + 1, save_every, dtype=jnp.int32)
-    return Solution(time_at(ks), y, stats, result)
+    return Solution(time_at(ks), _finished_rows(kept[0], y0, moves), stats, result)
 
 
 def _num_steps(num_steps: int | None, times: Any, t0: Any, t1: Any) -> int:
@@ -199,42 +201,63 @@ def _num_steps(num_steps: int | None, times: Any, t0: Any, t1: Any) -> int:
 
 
 def _loop(
-    body: Callable, carry: Any, num_steps: int, save_every: int | None, checkpoint: str
-) -> tuple[Any, Any, Any]:
-    """Run the steps; rows of states and of counts where `save_every` asks for them."""
+    take: Callable[[Any, Any], Any],
+    state: Any,
+    num_steps: int,
+    save_every: int | None,
+    checkpoint: str,
+) -> tuple[Any, Any]:
+    """Run the steps: the last state, and those at the rows that `save_every` asks for."""
 
     def remat(fn: Callable) -> Callable:
         return jax.checkpoint(fn, prevent_cse=False)
 
+    def body(state: Any, k: Any) -> tuple[Any, None]:
+        return take(k, state), None
+
     step = body if checkpoint == "none" else remat(body)
 
-    def run(carry: Any, start: Any, count: int) -> Any:
-        return jax.lax.scan(step, carry, start + jnp.arange(count, dtype=jnp.int32))[0]
+    def run(state: Any, start: Any, count: int) -> Any:
+        return jax.lax.scan(step, state, start + jnp.arange(count, dtype=jnp.int32))[0]
 
-    def blocks(carry: Any, count: int, size: int, save: bool) -> Any:
-        def block(carry: Any, start: Any) -> tuple[Any, Any]:
-            carry = run(carry, start, size)
-            return carry, (carry[0], carry[2]) if save else None
+    def blocks(state: Any, count: int, size: int, keep: bool) -> Any:
+        def block(state: Any, start: Any) -> tuple[Any, Any]:
+            state = run(state, start, size)
+            return state, state if keep else None
 
         block = remat(block) if checkpoint == "sqrt" else block
-        return jax.lax.scan(block, carry, size * jnp.arange(count, dtype=jnp.int32))
+        return jax.lax.scan(block, state, size * jnp.arange(count, dtype=jnp.int32))
 
     if save_every is not None:
-        first = (carry[0], carry[2])
-        carry, kept = blocks(carry, num_steps // save_every, save_every, True)
-        states, counts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, kept)
-        return carry, states, counts
+        end, kept = blocks(state, num_steps // save_every, save_every, True)
+        return end, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), state, kept)
     if checkpoint != "sqrt":
-        return run(carry, 0, num_steps), None, None
+        return run(state, 0, num_steps), None
     size = math.isqrt(num_steps)
-    carry, _ = blocks(carry, num_steps // size, size, False)
+    state, _ = blocks(state, num_steps // size, size, False)
     rest = num_steps % size
-    return (run(carry, num_steps - rest, rest) if rest else carry), None, None
+    return (run(state, num_steps - rest, rest) if rest else state), None
 
 
-def _where_rows(flags: Any, leaf: Any, other: float) -> Any:
-    flags = flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))
-    return jnp.where(flags, leaf, jnp.full_like(leaf, other))
+def _finished_rows(kept: Any, y0: Any, moves: Any) -> Any:
+    """Blank whole rows where a part of the state is not finite; all are y0 where nothing moves."""
+    finite = jax.vmap(trees.all_finite)(kept)
+
+    def finish(leaf: Any, start: Any) -> Any:
+        good = finite.reshape(finite.shape + (1,) * start.ndim)
+        rows = jnp.where(good, leaf, jnp.full_like(leaf, jnp.nan))
+        return jnp.where(moves, rows, jnp.broadcast_to(start[None], rows.shape))
+
+    return jax.tree.map(finish, kept, y0)
+
+
+def _spread(values: Any, sources: Any) -> Any:
+    """Mark all arrays among `values` as varying over every mesh axis of `sources`."""
+
+    def mark(leaf: Any) -> Any:
+        return rows.varying_over(leaf, sources) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree.map(mark, values)
 
 
 def _needed(tableau: Tableau, wanted: Sequence[Sequence[Number]]) -> list[bool]:
