@@ -59,11 +59,11 @@ def main() -> None:
         ("verlet", figure.BLUE, "leapfrog"),
     ):
         q, p = map(np.asarray, spring_path(name))
-        shown = slice(0, 20) if name == "euler" else slice(None)
+        shown = slice(0, 16) if name == "euler" else slice(None)
         axes[0].plot(q[shown], p[shown], ".-", color=colour, ms=4, lw=0.7, label=label)
     angle = np.linspace(0, 2 * np.pi, 200)
     axes[0].plot(np.cos(angle), np.sin(angle), color=figure.INK, lw=0.8, ls=":", label="exact")
-    axes[0].set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), aspect="equal", xlabel="q", ylabel="p")
+    axes[0].set(xlim=(-2.1, 2.1), ylim=(-1.8, 2.9), aspect="equal", xlabel="q", ylabel="p")
     axes[0].legend(fontsize=8, loc="upper right")
     for name, colour, label in (
         ("rk4", figure.RED, "RK4"),

@@ -36,6 +36,7 @@ METHOD_PAGES = [
             "skip_tuning",
         )
     ),
+    *(f"diffeq/{name}.md" for name in ("systems", "symplectic", "exponential")),
     "sequence/alignment.md",
     "sequence/transducer.md",
 ]
