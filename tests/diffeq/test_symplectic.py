@@ -334,7 +334,7 @@ def test_the_order_kills(x64, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [_stale, _old_momentum, _swapped, euler])
+@pytest.mark.parametrize("step", [_stale, _old_momentum, euler])
 def test_the_geometry_kills(x64, step):
     with pytest.raises(AssertionError):
         check_geometry(step)

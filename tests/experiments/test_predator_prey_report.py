@@ -34,4 +34,6 @@ def test_the_page_tells_the_verdict_and_asks_no_other_host():
     }  # fmt: skip
     html = report.render(FOUND, drawn)
     assert "<title>Hares and lynxes: review</title>" in html and "a &lt; b" in html
-    assert "1 more, each higher, are left out" in html and "not finite" in html and "http" not in html
+    assert (
+        "1 more, each higher, are left out" in html and "not finite" in html and "http" not in html
+    )
