@@ -104,7 +104,8 @@ def time_dtype(y: Any) -> Any:
         >>> time_dtype(jnp.zeros(2, jnp.complex64)).name
         'float32'
     """
-    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y))).dtype
+    dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(y)]
+    return max(dtypes, key=lambda dtype: dtype.itemsize)
 
 
 def check_field(vector_field: VectorField, t: ArrayLike, y: Any, args: Any) -> None:

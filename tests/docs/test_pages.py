@@ -39,6 +39,7 @@ METHOD_PAGES = [
     *(f"diffeq/{name}.md" for name in ("systems", "symplectic", "exponential")),
     "sequence/alignment.md",
     "sequence/transducer.md",
+    *(f"diffeq/{name}.md" for name in ("one_step", "rk2", "trees")),
 ]
 SECTIONS = [
     "What problem this solves",
