@@ -57,7 +57,6 @@ def test_list_help_and_version(capsys):
         "digits",
         "ensemble",
         "posterior",
-        "posterior",
         "predator-prey",
         "tabular-score",
         "toy2d",

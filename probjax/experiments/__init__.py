@@ -2,8 +2,7 @@
 
 >>> from probjax import experiments
 >>> sorted(experiments.NAMES)
-['digit-lines', 'digits', 'ensemble', 'posterior', 'tabular-score', 'toy2d']
-['digit-lines', 'digits', 'posterior', 'predator-prey', 'tabular-score', 'toy2d']
+['digit-lines', 'digits', 'ensemble', 'posterior', 'predator-prey', 'tabular-score', 'toy2d']
 >>> experiments.load("digits").Config().seed
 0
 """
