@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from probjax.core import checks
+from probjax.core import checks, rows
 from probjax.sharding.bits import map_tiles, same_bits_options
 from probjax.sharding.meshes import auto_mesh, place
 
@@ -252,6 +252,12 @@ def _tiles(
     *args: Any,
 ) -> Any:
     """One device's items: all at once, or tile after tile."""
+    # What all items share varies over the devices from here on, so that its derivative is summed
+    # over them once, not in every turn of a loop.
+    own = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+    args = tuple(
+        arg if axis == 0 else _varying(arg, own) for arg, axis in zip(args, axes, strict=True)
+    )
     if tile is None:
         return block_fn(*args)
     mapped = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
@@ -264,6 +270,14 @@ def _tiles(
 
     out = loop(run, split)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+
+
+def _varying(tree: Any, own: Any) -> Any:
+    def mark(leaf: Any) -> Any:
+        kind = jnp.result_type(leaf)
+        return rows.varying_over(leaf, own) if jnp.issubdtype(kind, jnp.inexact) else leaf
+
+    return jax.tree.map(mark, tree)
 
 
 def _axes(in_axes: InAxes, num_args: int) -> tuple[int | None, ...]:
