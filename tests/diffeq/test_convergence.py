@@ -202,6 +202,7 @@ def check_strong(method, expected, num_paths, sde=GBM, counts=(8, 16, 32, 64, 12
     return found
 
 
+@pytest.mark.slow
 def test_strong_order_of_milstein_on_few_paths():
     check_strong("milstein", 1.0, 1000, counts=(32, 64))
 

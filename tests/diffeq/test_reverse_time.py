@@ -80,13 +80,8 @@ def fokker_planck_gap(sde, log_density, t, x, *, backwards):
     return float((slope + divergence - sign * 0.5 * curvature) / p(t, x))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "geometric, general" else pytest.param(name, marks=pytest.mark.slow)
-        for name in CASES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_marginals_are_kept_backwards_at_any_stochasticity(x64, name):
     sde, log_density, x = CASES[name]
     x = x.astype(jnp.float64)
