@@ -292,13 +292,16 @@ def _guide(config, rows, train):
 
 
 def _inpaint(config, rows, train, test):
-    """Complete the left halves of the first held-out digits, some times each."""
+    """Complete left halves of held-out digits, some times each, told the class they suggest."""
     options = config.inpainting
     observed = jnp.repeat(
         _dequantised(rows, test)[: options.num_digits], options.num_completions, axis=0
     )
     draw = digits_conditional.inpainting_draw(rows.apply, options, config.sampling)
-    x, _, _ = rows.run("inpainting", draw, np.arange(len(observed)), observed)
+    told = ()
+    if config.network.conditional:
+        told = (digits_conditional.guess_classes(observed, rows.scaling, train),)
+    x, _, _ = rows.run("inpainting", draw, np.arange(len(observed)), observed, *told)
     return x, np.asarray(observed)
 
 

@@ -94,19 +94,20 @@ def inpainting_draw(
     apply: Callable[..., diffusion.parameterization.Denoiser],
     config: InpaintingConfig,
     sampling: SamplingConfig,
-) -> Callable[[Any, Array, Array], Array]:
+) -> Callable[..., Array]:
     """Make the sampler that keeps the left half.
 
     Args:
-        apply: parameters to denoiser; no class is told.
+        apply: parameters, and labels or none, to denoiser.
         config: steps and correctors.
         sampling: ends of the grid.
 
     Returns:
-        `draw(params, key, observed) -> x` over rows, of which the right half plays no part.
+        `draw(params, key, observed, label=None) -> x` over rows; the right half of `observed`
+        plays no part.
 
     Example:
-        >>> apply = lambda params: lambda x, noise_scale: 0.0 * x
+        >>> apply = lambda params, label=None: lambda x, noise_scale: 0.0 * x
         >>> draw = inpainting_draw(apply, InpaintingConfig(num_steps=3), SamplingConfig())
         >>> rows = jnp.arange(64.0)[None]
         >>> x = draw(None, jax.random.split(jax.random.key(0), 1), rows)
@@ -117,8 +118,8 @@ def inpainting_draw(
         config.num_steps, sampling.few_min_noise_scale, sampling.max_noise_scale
     )
 
-    def draw(params, key, observed):
-        denoiser = apply(params)
+    def draw(params, key, observed, label=None):
+        denoiser = apply(params, label)
         algorithm = diffusion.inpaint(
             diffusion.ancestral(denoiser, scales),
             observed,
@@ -132,6 +133,32 @@ def inpainting_draw(
         return diffusion.sample(stream(key, "noise"), algorithm, start, config.num_steps).x
 
     return draw
+
+
+def guess_classes(
+    observed: Float[Array, "n 64"], scaling: Scaling, train: datasets.Images
+) -> Array:
+    """Guess the class of a digit from its left half, by a support vector machine.
+
+    Args:
+        observed: rows, of which the left half is looked at.
+        scaling: from pixels to rows.
+        train: the training digits, whose left halves it learns from.
+
+    Returns:
+        Classes, int32.
+
+    Example:
+        >>> from probjax.experiments.digits_model import measure_scaling
+        >>> train = datasets.load_digits()
+        >>> scaling = measure_scaling(train)
+        >>> guess_classes(scaling.rows(train.images[:2]), scaling, train).shape
+        (2,)
+    """
+    mask = np.asarray(known_half())
+    images = digits_quality.flat(scaling.images(observed, train.levels))
+    guessed = digits_quality.classifier(train, mask).predict(images[:, mask])
+    return jnp.asarray(guessed, jnp.int32)
 
 
 def guidance_plan(config: GuidanceConfig) -> tuple[Int[Array, "n"], Float[Array, "n"], np.ndarray]:

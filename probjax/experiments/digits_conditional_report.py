@@ -135,7 +135,8 @@ def inpainting(
                 f"The left half of held-out digits is given, {each} completions of each, "
                 f"{some['num_evaluations']} evaluations. {kept} of the given half is kept. A "
                 "classifier that sees the left half only is right "
-                f"{some['half_accuracy']:.1%} of the time.",
+                f"{some['half_accuracy']:.1%} of the time; a network that takes a class is told "
+                "its guess.",
                 soft=True,
             ),
             report.pixels(sheet, "Given, completions, original", columns=2 * (each + 2)),

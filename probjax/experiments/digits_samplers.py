@@ -76,7 +76,7 @@ class SamplingConfig:
     """Steps at each of them."""
     langevin_min_noise_scale: float = 0.02
     """The last of them."""
-    langevin_step: float = 1.0
+    langevin_step: float = 0.25
     """Step size over the squared noise scale."""
 
 
