@@ -14,7 +14,7 @@ from probjax.experiments.runs import UserError
 
 NAMES = {
     "digit-lines": "read lines of handwritten digits; label errors, alignment, greedy against beam",
-    "digits": "learn to draw handwritten digits; five samplers, their quality and cost",
+    "digits": "learn to draw handwritten digits; samplers compared, classes, missing halves, bits",
     "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
 }
 """The experiments there are, each with one line on what it does."""

@@ -29,9 +29,9 @@ from probjax.experiments.digits_model import Scaling
 class LikelihoodConfig:
     """Negative log-likelihood of held-out digits, no class told."""
 
-    num_digits: int = 500
+    num_digits: int = 250
     """Held-out digits, and as many training digits, with Hutchinson's estimate of the trace."""
-    num_exact: int = 64
+    num_exact: int = 32
     """The first of them, once more with the exact trace: 64 derivatives in each evaluation."""
     num_probes: int = 2
     """Directions of Hutchinson's estimate, for each digit its own."""

@@ -44,7 +44,9 @@ ALL = "all"
 class SamplingConfig:
     """Which samplers are compared, and how each is run."""
 
-    samplers: tuple[str, ...] = (ALL,)
+    samplers: tuple[str, ...] = (
+        "ddim", "heun", "ancestral", "unipc2", "dpmpp_2m", "annealed_langevin", "probability_flow",
+    )  # fmt: skip
     """Which; `all` for every one."""
     num_samples: int = 1000
     """Samples of each."""

@@ -7,7 +7,7 @@ import pytest
 
 from probjax import cli, sharding
 from probjax.experiments import digits
-from probjax.experiments.digits_samplers import NAMES
+from probjax.experiments.digits_samplers import SamplingConfig
 from probjax.experiments.runs import UserError
 
 
@@ -50,7 +50,7 @@ def test_the_demo_draws_digits_that_pass(tmp_path):
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     rows = {row["sampler"]: row for row in found["rows"]}
     drawn = [row for row in found["rows"] if "num_evaluations" in row]
-    assert len(drawn) == len(NAMES) + 1
+    assert len(drawn) == len(SamplingConfig().samplers) + 1
     assert min(row["two_sample_accuracy"] for row in drawn) <= 0.65
     assert rows["Gaussian baseline"]["two_sample_accuracy"] > 0.85
     assert rows["real digits"]["two_sample_accuracy"] < 0.55
