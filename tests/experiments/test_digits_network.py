@@ -17,7 +17,8 @@ APPLY = jax.jit(NET.apply)
 def test_it_is_the_plain_mixer_with_the_class_added_to_the_embedding():
     labels = jnp.array([0, 1, 2])
     params = jax.jit(NET.init)(jax.random.key(0), X, LEVELS, labels)["params"]
-    params = jax.tree.map(lambda w: w + 0.1, params)
+    draw = np.random.default_rng(0)  # zeros would hide the class
+    params = jax.tree.map(lambda w: w + 0.3 * draw.normal(size=w.shape).astype(w.dtype), params)
     params["classes"] = jax.random.normal(jax.random.key(2), (3, 128))
     out = APPLY({"params": params}, X, LEVELS, labels)
     plain = jax.jit(DenoisingMixer(**SIZES).apply)
