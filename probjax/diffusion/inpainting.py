@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probjax.core import checks, rows
 from probjax.core.keys import RowKeys, as_key, row_normal, stream
 from probjax.diffusion.parameterization import Denoiser
-from probjax.diffusion.samplers import FINALS
+from probjax.diffusion.walk import FINALS
 from probjax.mcmc.driver import scan_steps
 
 
