@@ -64,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["list"])
-        digit-lines  read lines of handwritten digits; label errors, alignment, greedy against beam
-        digits       learn to draw handwritten digits; five samplers, their quality and cost
-        posterior    sample a posterior with many chains; can the draws be trusted, and their cost
+        digit-lines    read lines of handwritten digits; label errors, alignment, ...
+        digits         learn to draw handwritten digits; five samplers, their quality and cost
+        posterior      sample a posterior with many chains; can the draws be trusted, and their cost
+        tabular-score  fit the score of a table by seven objectives; which is best, and their cost
+        toy2d          learn the scores of four toy densities by each objective; their exact error
         0
     """
     words = list(sys.argv[1:] if arguments is None else arguments)

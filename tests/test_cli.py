@@ -56,7 +56,7 @@ def test_list_help_and_version(capsys):
     code, out, _ = run(capsys, "list")
     assert code == 0 and out.startswith("digit-lines  ")
     names = json.loads(run(capsys, "list", "--json")[1])
-    assert sorted(names) == ["digit-lines", "digits", "posterior"]
+    assert sorted(names) == ["digit-lines", "digits", "posterior", "tabular-score", "toy2d"]
     assert run(capsys, "--help")[:2] == (0, cli.USAGE + "\n")
     assert run(capsys)[0] == 2
     assert run(capsys, "--version")[1].startswith("probjax 0.")

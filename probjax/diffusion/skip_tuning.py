@@ -22,8 +22,9 @@ def skip_scales(
 
     $$g_k=rho\_top+\frac k{num\_skips-1}\,(rho\_bottom-rho\_top),\qquad k=0,\dots,num\_skips-1$$
 
-    Pass them as `skip_scale` to `networks.UNet`. Ones leave every bit as it is, and the gains may
-    be traced, so one compiled sampler serves a whole search.
+    Pass them as `skip_scale` to `networks.UNet`. Concrete ones leave every bit as it is. The gains
+    may be traced, so one compiled sampler serves a whole search; traced ones are the plain network
+    up to the rounding of another program.
 
     Args:
         num_skips: how many; `UNet.num_skips`.

@@ -55,6 +55,7 @@ def reverse_diffusion(
         ValueError: as `ddim`.
 
     Example:
+        >>> import numpy as np
         >>> zero = lambda x, noise_scale: jnp.zeros_like(x)
         >>> algorithm = reverse_diffusion(zero, np.array([2.0, 1.0]))
         >>> state, info = algorithm.step(jax.random.key(0), algorithm.init(jnp.ones((3, 1))))
@@ -94,6 +95,7 @@ def euler_maruyama(
         ValueError: as `euler_maruyama_table`.
 
     Example:
+        >>> import numpy as np
         >>> from probjax.diffusion.schedules import edm
         >>> zero = lambda x, noise_scale: jnp.zeros_like(x)
         >>> algorithm = euler_maruyama(zero, edm(), np.array([2.0, 1.0]), stochasticity=0.0)
@@ -148,6 +150,7 @@ def predictor_corrector(
             predictor keeps earlier estimates.
 
     Example:
+        >>> import numpy as np
         >>> zero = lambda x, noise_scale: jnp.zeros_like(x)
         >>> algorithm = predictor_corrector(
         ...     reverse_diffusion, zero, np.array([2.0, 1.0]), num_correctors=2)
@@ -221,6 +224,7 @@ def langevin_corrector(
         Rows of the same shape; a row whose score is zero is returned as it is.
 
     Example:
+        >>> import numpy as np
         >>> x, score = jnp.zeros((2, 1)), jnp.array([[2.0], [0.0]])
         >>> print(langevin_corrector(x, score, jnp.ones((2, 1)), 0.5)[:, 0])  # eta 1/8, 0
         [0.75 0.  ]
@@ -264,6 +268,7 @@ def ddim_table(
         ValueError: as `ddim`.
 
     Example:
+        >>> import numpy as np
         >>> table = ddim_table(np.array([2.0, 1.0]), eta=1.0, final="keep")
         >>> print(table.decay, table.spread.round(3))  # 1 / 4, sqrt(3) / 2
         [0.25] [0.866]
@@ -306,6 +311,7 @@ def reverse_diffusion_table(
         ValueError: as `ddim`.
 
     Example:
+        >>> import numpy as np
         >>> table = reverse_diffusion_table(np.array([2.0, 1.0]), final="keep")
         >>> print(table.decay, table.predictor[0], table.spread.round(3))
         [0.25] [0.75 0.   0.  ] [1.732]
@@ -349,6 +355,7 @@ def euler_maruyama_table(
         ValueError: `times` are not in order, `stochasticity` is negative.
 
     Example:
+        >>> import numpy as np
         >>> from probjax.diffusion.schedules import edm
         >>> table = euler_maruyama_table(edm(), np.array([2.0, 1.0]), final="keep")
         >>> print(table.decay, table.spread)  # 1 - 2 / 2, sqrt(2 * 2)

@@ -2,7 +2,7 @@
 
 >>> from probjax import experiments
 >>> sorted(experiments.NAMES)
-['digit-lines', 'digits', 'posterior']
+['digit-lines', 'digits', 'posterior', 'tabular-score', 'toy2d']
 >>> experiments.load("digits").Config().seed
 0
 """
@@ -16,6 +16,8 @@ NAMES = {
     "digit-lines": "read lines of handwritten digits; label errors, alignment, greedy against beam",
     "digits": "learn to draw handwritten digits; samplers compared, classes, missing halves, bits",
     "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
+    "tabular-score": "fit the score of a table by seven objectives; which is best, and their cost",
+    "toy2d": "learn the scores of four toy densities by each objective; their exact error",
 }
 """The experiments there are, each with one line on what it does."""
 

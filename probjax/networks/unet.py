@@ -77,7 +77,7 @@ class UNet(nn.Module):
         """Map images `(*B, h, w, c)` at levels `(*B,)` to images of the same shape.
 
         `skip_scale` multiplies the skips, the one nearest the input first (`(num_skips,)`, from
-        `diffusion.skip_scales`); without it, and with ones, they pass as they are.
+        `diffusion.skip_scales`); without it, and with concrete ones, they pass as they are.
         """
         shape, channels = x.shape, x.shape[-1]
         factor = 2 ** (len(self.widths) - 1)

@@ -13,15 +13,11 @@ integration by parts has replaced the unknown score by the divergence of the mod
 (1, 1)
 """
 
-from collections.abc import Callable
-
 from jaxtyping import Array, Float
 
 from probjax.core import checks, rows
 from probjax.core.traces import divergence_exact
-
-ScoreFn = Callable[[Float[Array, "*rows"]], Float[Array, "*rows"]]
-"""Row-wise score: rows `(*B, *event)` to rows of the same shape."""
+from probjax.score.denoising import ScoreFn
 
 
 def explicit_sm(

@@ -17,8 +17,6 @@ step:
 -0.006
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -26,10 +24,8 @@ from jaxtyping import Array, Float
 
 from probjax.core import checks, rows
 from probjax.core.keys import RowKeys, row_normal, stream
+from probjax.score.energies import EnergyFn
 from probjax.score.sliced import draw_slices
-
-EnergyFn = Callable[[Float[Array, "*rows"]], Float[Array, "*batch"]]
-"""Row-wise energy: rows `(*B, *event)` to one number a row, `(*B,)`."""
 
 
 def fd_ssm(

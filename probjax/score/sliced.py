@@ -14,7 +14,6 @@ True
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,8 @@ from jaxtyping import Array, Float
 from probjax.core import checks, rows
 from probjax.core.keys import RowKeys, as_key
 from probjax.core.traces import divergence_hutchinson, probes
-from probjax.score.energies import energy_second
-
-ScoreFn = Callable[[Float[Array, "*rows"]], Float[Array, "*rows"]]
-"""Row-wise score: rows `(*B, *event)` to rows of the same shape."""
-
-EnergyFn = Callable[[Float[Array, "*rows"]], Float[Array, "*batch"]]
-"""Row-wise energy: rows `(*B, *event)` to one number a row, `(*B,)`."""
+from probjax.score.denoising import ScoreFn
+from probjax.score.energies import EnergyFn, energy_second
 
 
 def draw_slices(

@@ -14,8 +14,6 @@ the score of the clean density where it is known:
 -0.8
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -23,9 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from probjax.core import checks, rows
 from probjax.core.keys import RowKeys, as_key, row_normal, stream
-
-ScoreFn = Callable[[Float[Array, "*rows"]], Float[Array, "*rows"]]
-"""Row-wise score: rows `(*B, *event)` to rows of the same shape."""
+from probjax.score.denoising import ScoreFn
 
 
 def multiscale_dsm(

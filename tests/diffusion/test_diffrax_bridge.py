@@ -30,7 +30,14 @@ def solve(term, solver, y, levels, **options):
         ).ys
 
 
-@pytest.mark.parametrize("order, variant", [(1, "exact"), (2, "half"), (3, "exact")])
+@pytest.mark.parametrize(
+    "order, variant",
+    [
+        pytest.param(1, "exact", marks=pytest.mark.slow),
+        pytest.param(2, "half", marks=pytest.mark.slow),
+        (3, "exact"),
+    ],
+)
 def test_equal_to_the_table(x64, order, variant):
     levels = jnp.asarray(-np.log(GRID))
     got = solve(

@@ -43,6 +43,7 @@ def ours(conditional, unconditional, weight):
     return classifier_free(conditional, unconditional, weight=weight)
 
 
+@pytest.mark.bits
 def test_weights_one_and_zero_are_the_denoisers_themselves():
     assert ends_are_exact(ours)
 
@@ -139,6 +140,7 @@ def test_a_new_weight_compiles_nothing(compilations):
     assert not compilations
 
 
+@pytest.mark.slow
 def test_rows_stand_alone_on_any_number_of_devices():
     x = jnp.asarray(ROWS[:8])
     whole = jax.jit(run)(x, 1.5)

@@ -123,7 +123,14 @@ def test_known_entries_are_noised_data_at_each_level(reuse_keys):
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize("make", [ddim, ancestral, heun])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(ddim, marks=pytest.mark.slow),
+        ancestral,
+        pytest.param(heun, marks=pytest.mark.slow),
+    ],
+)
 def test_masks_of_all_and_of_nothing(reuse_keys, make):
     x = 4 * jax.random.normal(jax.random.key(0), (6, 2))
     y = jax.random.normal(jax.random.key(1), (6, 2))
@@ -157,6 +164,7 @@ def rowwise(keys, x, y):
     return sample(keys, algorithm, x, 4).x
 
 
+@pytest.mark.slow
 def test_rows_stand_alone_on_any_number_of_devices(reuse_keys):
     keys = item_keys(jax.random.key(0), 8)
     x = 4 * jax.random.normal(jax.random.key(1), (8, 2))

@@ -93,6 +93,7 @@ def wrong(kind):
     return log_prob
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["divergence sign", "missing prior"])
 def test_the_gaussian_kills(x64, kind):
     assert gaussian_error(wrong("none"), num_steps=20) < 1e-4
@@ -285,6 +286,7 @@ def test_dequantised_integers_come_back_and_rows_have_their_keys():
         dequantise(jax.random.key(0), x, levels=2000)
 
 
+@pytest.mark.slow
 def test_rows_stand_alone_on_any_number_of_devices():
     x = jax.random.normal(jax.random.key(0), (8, 3))
     v = probes(jax.random.key(1), (2, 8, 3))

@@ -57,6 +57,7 @@ def test_gaussian_data_are_carried_along_their_quantiles(x64, make, start, stop)
     np.testing.assert_allclose(solution.x, quantile(stop), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted_and_the_end_is_denoised():
     calls = []
 

@@ -24,6 +24,18 @@ METHOD_PAGES = [
             "microcanonical",
         )
     ),
+    *(
+        f"diffusion/{name}.md"
+        for name in (
+            "exponential",
+            "churn",
+            "stochastic",
+            "likelihood",
+            "guidance",
+            "inpainting",
+            "skip_tuning",
+        )
+    ),
     "sequence/alignment.md",
     "sequence/transducer.md",
 ]

@@ -25,6 +25,7 @@ def test_exact_traces_cost_one_tangent_for_each_coordinate():
     assert 4.5 < objectives.flops("implicit", 4, width=100, batch_size=32) / unit <= 5.15
 
 
+@pytest.mark.slow
 def test_the_peers_compute_the_same_gradient(x64):
     """What is timed beside each other is one function."""
     pairs = (("sliced", "backward twice"), ("sliced energy", "backward twice, energy"))

@@ -88,6 +88,8 @@ def test_a_second_interrupt_ends_it_at_once():
         """
         import os, signal, time, jax.numpy as jnp
         from probjax import sharding
+        # A shell's background jobs are born ignoring interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def twice(chunk):
             for _ in range(2):  # one after the other: equal signals that are pending are one
                 os.kill(os.getpid(), signal.SIGINT)

@@ -1,5 +1,6 @@
 """Every contender samples the same law, and its draws and gradients are counted alike."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,10 +9,12 @@ from benchmarks.mcmc import posteriors
 
 
 @pytest.mark.slow
-def test_a_case_has_draws_gradients_errors_and_bars():
+def test_a_case_has_draws_gradients_errors_and_bars(reuse_keys):
+    """In the settings of users: the peers promote types, and use a key twice."""
     lengths = posteriors.Lengths(chees=(100, 100), hmc=(60, 100), nuts=(150, 200))
     (case,) = posteriors.cases(("eight_schools",), lengths, chains=32, num_keys=2, tolerance=0.5)
-    found = harness.measure(case, harness.Effort(2, 0.0, 0.0), say=lambda line: None)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = harness.measure(case, harness.Effort(2, 0.0, 0.0), say=lambda line: None)
     assert found["absent"] == []
     names = [row["name"] for row in found["contenders"]]
     assert [row["peer"] for row in found["contenders"]] == [
