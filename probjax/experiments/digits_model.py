@@ -4,7 +4,7 @@
 >>> from probjax.experiments import digits_model
 >>> net = digits_model.make_network(digits_model.NetworkConfig())
 >>> type(net).__name__
-'ClassMixer'
+'DenoisingMixer'
 """
 
 import dataclasses
@@ -22,7 +22,6 @@ from probjax.core import stream
 from probjax.core.keys import PRNGKey
 from probjax.diffusion.parameterization import Denoiser
 from probjax.experiments import training
-from probjax.experiments.digits_network import ClassMixer
 
 SIGMA_DATA = 0.5
 """Pooled standard deviation that the pixels are scaled to."""
@@ -115,16 +114,15 @@ def make_network(config: NetworkConfig) -> networks.DenoisingMixer:
         config: its sizes.
 
     Returns:
-        A flax module over rows `(*B, 64)`; a `ClassMixer` if it is conditional.
+        A flax module over rows `(*B, 64)`, and over their classes if it is conditional.
 
     Example:
         >>> make_network(NetworkConfig(num_blocks=2)).num_blocks
         2
     """
     sizes = dataclasses.asdict(config)
-    if sizes.pop("conditional"):
-        return ClassMixer(image_size=8, num_classes=NUM_CLASSES, **sizes)
-    return networks.DenoisingMixer(image_size=8, **sizes)
+    num_classes = NUM_CLASSES if sizes.pop("conditional") else None
+    return networks.DenoisingMixer(image_size=8, num_classes=num_classes, **sizes)
 
 
 def denoiser(net: Any, params: Any, label: Int[Array, "*labels"] | None = None) -> Denoiser:
@@ -139,7 +137,7 @@ def denoiser(net: Any, params: Any, label: Int[Array, "*labels"] | None = None) 
         `denoiser(x, noise_scale)`, row-wise.
 
     Raises:
-        ValueError: a class for a network that takes none.
+        ValueError: when called, a class for a network that takes none.
 
     Example:
         >>> net = make_network(NetworkConfig())
@@ -147,14 +145,11 @@ def denoiser(net: Any, params: Any, label: Int[Array, "*labels"] | None = None) 
         >>> print(denoiser(net, params)(jnp.ones(64), 0.5)[:2])  # a fresh network knows nothing
         [0.5 0.5]
     """
-    if not isinstance(net, ClassMixer):
-        if label is not None:
-            raise ValueError("label must be None: this network takes no class")
+    if label is None:
         return diffusion.precondition(functools.partial(net.apply, params), SIGMA_DATA)
-    wanted = jnp.asarray(NUM_CLASSES if label is None else label, jnp.int32)
 
     def raw(x: Array, c_noise: Array) -> Array:
-        return net.apply(params, x, c_noise, jnp.broadcast_to(wanted, c_noise.shape))
+        return net.apply(params, x, c_noise, jnp.broadcast_to(label, c_noise.shape))
 
     return diffusion.precondition(raw, SIGMA_DATA)
 
@@ -192,8 +187,7 @@ def init_params(key: PRNGKey, net: Any) -> Any:
         >>> "classes" in init_params(jax.random.key(0), net)["params"]
         False
     """
-    label = (jnp.zeros((), jnp.int32),) if isinstance(net, ClassMixer) else ()
-    return jax.jit(net.init)(key, jnp.zeros(64), jnp.zeros(()), *label)
+    return jax.jit(net.init)(key, jnp.zeros(64), jnp.zeros(()))
 
 
 class Objective(NamedTuple):
@@ -234,7 +228,7 @@ def make_objective(
         (3,)
     """
     scaling = measure_scaling(train)
-    conditional = isinstance(net, ClassMixer)
+    conditional = net.num_classes is not None
 
     def loss_fn(params, keys, rows):
         rows, label = rows
