@@ -206,7 +206,7 @@ def _percent(row: dict[str, Any], name: str) -> str:
 
 
 def _number(row: dict[str, Any], name: str) -> str:
-    return "" if row[name] is None else f"{row[name]:.3f} ± {row[f'{name}_se']:.3f}"
+    return f"{row[name]:.3f} ± {row[f'{name}_se']:.3f}"
 
 
 def _memory(row: dict[str, Any]) -> list[str]:

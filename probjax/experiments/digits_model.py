@@ -60,7 +60,7 @@ class TrainingConfig:
     """Steps of linear growth of the rate."""
     ema_decay: float = 0.999
     """Decay of the parameters' moving average."""
-    label_dropout: float = 0.15
+    label_dropout: float = 0.5
     """Share of the rows whose class is hidden, from which "none" is learned."""
     log_noise_mean: float = -1.2
     """Mean of the log noise scale."""

@@ -18,7 +18,9 @@ def test_real_digits_are_of_their_class_and_copies_of_one_are_not_diverse():
     one = np.repeat(by_class[::4], 4)
     wrong = np.roll(np.asarray(TEST.images)[one], 4, axis=0)  # the class before
     images = np.concatenate([np.asarray(TEST.images)[by_class], wrong])
-    real, copied = conditional.measure_guidance(images, PLAN, TRAIN, TEST)["rows"][:2]
+    real, copied, *_, held_out = conditional.measure_guidance(images, PLAN, TRAIN, TEST)["rows"]
+    assert held_out["class_accuracy"] > 0.97 and held_out["copies"] == 0
+    assert abs(held_out["two_sample_accuracy"] - 0.5) < 4 * held_out["two_sample_accuracy_se"]
     assert real["class_accuracy"] > 0.9 and copied["class_accuracy"] < 0.1
     assert real["nearest_in_class"] > 0.5 and copied["nearest_in_class"] == 0.0
     assert real["spread_in_class"] > 1.0 and copied["spread_in_class"] == 0.0
