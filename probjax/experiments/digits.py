@@ -188,6 +188,8 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
 def _train(config, context, key, train, test):
     """Fit the denoiser; also tell the loss on the held-out digits along the way."""
     options = config.training
+    decides = dataclasses.asdict(config)
+    decides = {name: decides[name] for name in ("seed", "tile", "network", "training")}
     objective = make_objective(key, options, make_network(config.network), train)
     fixed = jax.random.key(0)
 
@@ -208,7 +210,7 @@ def _train(config, context, key, train, test):
         options.num_steps,
         args=(key, (train.images, train.labels)),
         context=context,
-        config=dataclasses.asdict(config),
+        config=decides,
         held_out=held_out,
         chunk_size=options.chunk_size,
         checkpoint_every=options.checkpoint_every,

@@ -50,7 +50,7 @@ class NetworkConfig:
 class TrainingConfig:
     """Multi-noise denoising score matching."""
 
-    num_steps: int = 5000
+    num_steps: int = 7000
     """Optimiser steps."""
     batch_size: int = 64
     """Rows in a step."""

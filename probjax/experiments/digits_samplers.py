@@ -48,7 +48,7 @@ class SamplingConfig:
         "ddim", "heun", "ancestral", "unipc2", "dpmpp_2m", "annealed_langevin", "probability_flow",
     )  # fmt: skip
     """Which; `all` for every one."""
-    num_samples: int = 1000
+    num_samples: int = 500
     """Samples of each."""
     chunk_size: int = 250
     """Samples drawn at once."""
@@ -78,7 +78,7 @@ class SamplingConfig:
     """Steps at each of them."""
     langevin_min_noise_scale: float = 0.02
     """The last of them."""
-    langevin_step: float = 0.25
+    langevin_step: float = 0.0625
     """Step size over the squared noise scale."""
 
 
