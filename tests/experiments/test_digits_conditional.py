@@ -8,7 +8,13 @@ from probjax import datasets
 from probjax.experiments import digits_conditional as conditional
 from probjax.experiments.digits_model import measure_scaling
 
-TRAIN, TEST = datasets.load_digits(split="train"), datasets.load_digits(split="test")
+TRAIN, TEST = (
+    datasets.Images(one.images[:n], one.labels[:n], one.levels)
+    for one, n in (
+        (datasets.load_digits(split="train"), 500),
+        (datasets.load_digits(split="test"), 150),
+    )
+)
 LABELS = np.asarray(TEST.labels)
 PLAN = conditional.GuidanceConfig((1.0, 3.0), 4)
 
@@ -19,7 +25,7 @@ def test_real_digits_are_of_their_class_and_copies_of_one_are_not_diverse():
     wrong = np.roll(np.asarray(TEST.images)[one], 4, axis=0)  # the class before
     images = np.concatenate([np.asarray(TEST.images)[by_class], wrong])
     real, copied, *_, held_out = conditional.measure_guidance(images, PLAN, TRAIN, TEST)["rows"]
-    assert held_out["class_accuracy"] > 0.97 and held_out["copies"] == 0
+    assert held_out["class_accuracy"] > 0.9 and held_out["copies"] == 0
     assert abs(held_out["two_sample_accuracy"] - 0.5) < 4 * held_out["two_sample_accuracy_se"]
     assert real["class_accuracy"] > 0.9 and copied["class_accuracy"] < 0.1
     assert real["nearest_in_class"] > 0.5 and copied["nearest_in_class"] == 0.0

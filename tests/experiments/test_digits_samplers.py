@@ -62,11 +62,34 @@ def test_draws_have_the_law_of_the_data(drawn, name):
     assert abs((z**2).mean() - 1) < 5 * np.sqrt(2 / z.size) + 0.02
 
 
-def test_evaluations_are_counted(drawn):
-    count = {name: np.unique(np.asarray(calls)) for name, (_, calls) in drawn.items()}
-    assert count["ddim"] == [200] and count["heun"] == [79] and count["ancestral"] == [400]
-    assert count["annealed_langevin"] == [301] and count["unipc2"] == [30]
-    assert (count["probability_flow"] > 20).all()
+@pytest.mark.slow
+def test_the_adaptive_solver_counts_for_each_sample(drawn):
+    count = np.asarray(drawn["probability_flow"][1])
+    assert (count > 20).all() and len(np.unique(count)) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("heun", 7), ("dpmpp_2s", 7), ("unipc2", 8), ("annealed_langevin", 7)]
+)
+def test_evaluations_are_counted(name, calls):
+    """What is reported is what the denoiser itself saw."""
+    short = digits_samplers.SamplingConfig(
+        samplers=(name,), heun_steps=4, few_evaluations=8, langevin_levels=3, langevin_steps=2
+    )
+    seen = []
+
+    def watched(params, key):
+        def denoiser(x, noise_scale):
+            jax.debug.callback(lambda: seen.append(1))
+            return 0.5 * x
+
+        return denoiser
+
+    draw = digits_samplers.samplers(short, watched)[name].draw
+    _, counted = jax.jit(draw)(None, item_keys(jax.random.key(0), 2))
+    jax.effects_barrier()
+    assert counted.tolist() == [calls, calls]
+    assert len(seen) == calls
 
 
 def collectives(compiled):
@@ -74,7 +97,7 @@ def collectives(compiled):
     return set(re.findall(names, compiled.as_text()))
 
 
-@pytest.mark.parametrize("name", ["heun", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", [pytest.param("heun", marks=pytest.mark.slow), "dpmpp_2m_sde"])
 def test_the_sampling_step_has_none(name):
     mesh = sharding.make_mesh(4)
     net = digits_model.make_network(digits_model.NetworkConfig(width=8, num_blocks=1))
