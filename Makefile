@@ -11,7 +11,7 @@ WORKERS ?= 2
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
 
-demo: $(VENV)/.run  ## train on real digits, draw with five samplers, write a report
+demo: $(VENV)/.run  ## train on real digits, compare seven samplers, write a report
 	$(BIN)/probjax run digits
 
 test: $(VENV)/.test  ## the tests and every documentation snippet

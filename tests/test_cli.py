@@ -20,9 +20,13 @@ SMALL = [
     "--config.training.num-steps=12", "--config.training.chunk-size=1",
     "--config.training.batch-size=64", "--config.training.checkpoint-every=2",
     "--config.sampling.num-samples=64", "--config.sampling.chunk-size=32",
-    "--config.sampling.langevin-levels=3", "--config.sampling.ddim-steps=4",
-    "--config.sampling.heun-steps=3", "--config.sampling.ancestral-steps=4",
-    "--config.sampling.flow-tolerance=0.1",
+    "--config.sampling.langevin-levels=3", "--config.sampling.langevin-steps=5",
+    "--config.sampling.heun-steps=3", "--config.sampling.few-evaluations=4",
+    "--config.sampling.flow-tolerance=0.1", "--config.guidance.num-per-class=2",
+    "--config.inpainting.num-digits=8", "--config.inpainting.num-steps=3",
+    "--config.likelihood.num-digits=16", "--config.likelihood.num-exact=8",
+    "--config.likelihood.num-steps=1", "--config.sampling.samplers",
+    "heun", "dpmpp_2m_sde", "annealed_langevin", "probability_flow",
 ]  # fmt: skip
 
 
@@ -186,7 +190,12 @@ def reports_are_self_contained(path: pathlib.Path):
     text = path.read_text()
     for part in (
         "Heun",
+        "DPM-Solver++ 2M SDE",
         "annealed Langevin",
+        "A wanted class",
+        "A missing half",
+        "Bits for a digit",
+        "Gate:",
         "Gaussian baseline",
         "real digits",
         "data:image/svg+xml",

@@ -1,9 +1,10 @@
-"""The demo's picture: fifty samples of each sampler beside fifty held-out digits.
+"""The demo's picture: fifty samples of some samplers, guided ones, beside fifty held-out digits.
 
 Reads `samples.npz` of a finished `probjax run digits`: the folder given, or the newest under
 `runs/`. Without one it leaves the committed picture as it is.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,7 +33,14 @@ def main() -> None:
     if run is None:
         print("docs/figures/digits.py: no finished run under runs/, nothing drawn")
         return
-    panels = dict(np.load(run / "samples.npz"))
+    drawn = np.load(run / "samples.npz")
+    shown = ("UniPC, order 2", "Heun", "ancestral", "annealed Langevin")
+    panels = {name: drawn[name] for name in shown}
+    config = json.loads((run / "config.json").read_text())["config"]["guidance"]
+    classes = drawn["guided"].reshape(len(config["weights"]), 10, -1, 8, 8)
+    some = min(range(len(classes)), key=lambda i: abs(config["weights"][i] - 2))
+    title = f"class by class, weight {config['weights'][some]:g}"
+    panels[title] = classes[some, :, :5].swapaxes(0, 1).reshape(-1, 8, 8)
     panels["held-out digits"] = np.asarray(datasets.load_digits(split="test").images)
     figure, axes = plt.subplots(2, 3, figsize=(12, 4.6), facecolor=PAPER, layout="constrained")
     for axis, (name, images) in zip(axes.flat, panels.items(), strict=True):

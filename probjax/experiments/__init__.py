@@ -14,7 +14,7 @@ from probjax.experiments.runs import UserError
 
 NAMES = {
     "digit-lines": "read lines of handwritten digits; label errors, alignment, greedy against beam",
-    "digits": "learn to draw handwritten digits; five samplers, their quality and cost",
+    "digits": "learn to draw handwritten digits; samplers compared, classes, missing halves, bits",
     "ensemble": "solve Lorenz's equations for very many parameters; their error, and a picture",
     "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
     "predator-prey": "fit hares and lynxes through an ODE solver; the optima that many starts find",

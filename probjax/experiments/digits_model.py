@@ -1,4 +1,4 @@
-"""The parts of the digits experiment: scaling, network, objective, samplers.
+"""The parts of the digits experiment: scaling, network, objective.
 
 >>> import jax
 >>> from probjax.experiments import digits_model
@@ -15,16 +15,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from probjax import datasets, diffusion, mcmc, networks
-from probjax.core import row_normal, stream
+from probjax import datasets, diffusion, networks
+from probjax.core import stream
 from probjax.core.keys import PRNGKey
 from probjax.diffusion.parameterization import Denoiser
 from probjax.experiments import training
 
 SIGMA_DATA = 0.5
 """Pooled standard deviation that the pixels are scaled to."""
+
+NUM_CLASSES = 10
+"""Digits; as a class it says "none"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,15 @@ class NetworkConfig:
     """Hidden units of the mixing across channels."""
     num_blocks: int = 4
     """Residual blocks."""
+    conditional: bool = True
+    """Whether it takes a class. Without one there is nothing to guide."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """Multi-noise denoising score matching."""
 
-    num_steps: int = 5000
+    num_steps: int = 7000
     """Optimiser steps."""
     batch_size: int = 64
     """Rows in a step."""
@@ -55,6 +60,8 @@ class TrainingConfig:
     """Steps of linear growth of the rate."""
     ema_decay: float = 0.999
     """Decay of the parameters' moving average."""
+    label_dropout: float = 0.5
+    """Share of the rows whose class is hidden, from which "none" is learned."""
     log_noise_mean: float = -1.2
     """Mean of the log noise scale."""
     log_noise_std: float = 1.2
@@ -63,36 +70,6 @@ class TrainingConfig:
     """Steps between two looks of the host."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """How the five samplers are run."""
-
-    num_samples: int = 1000
-    """Samples of each."""
-    chunk_size: int = 250
-    """Samples drawn at once."""
-    max_noise_scale: float = 20.0
-    """Where the samplers start."""
-    min_noise_scale: float = 0.002
-    """The last noise scale before the final denoising."""
-    ddim_steps: int = 80
-    """Denoiser evaluations of DDIM."""
-    heun_steps: int = 20
-    """Levels of Heun's method; two evaluations each but the last."""
-    ancestral_steps: int = 80
-    """Denoiser evaluations of ancestral sampling."""
-    flow_tolerance: float = 1e-3
-    """Relative and absolute tolerance of the probability flow's adaptive steps."""
-    langevin_levels: int = 40
-    """Noise scales of annealed Langevin dynamics, geometric."""
-    langevin_steps: int = 5
-    """Steps at each of them."""
-    langevin_min_noise_scale: float = 0.02
-    """The last of them."""
-    langevin_step: float = 1.0
-    """Step size over the squared noise scale."""
 
 
 class Scaling(NamedTuple):
@@ -137,32 +114,80 @@ def make_network(config: NetworkConfig) -> networks.DenoisingMixer:
         config: its sizes.
 
     Returns:
-        A flax module over rows `(*B, 64)`.
+        A flax module over rows `(*B, 64)`, and over their classes if it is conditional.
 
     Example:
         >>> make_network(NetworkConfig(num_blocks=2)).num_blocks
         2
     """
-    return networks.DenoisingMixer(image_size=8, **dataclasses.asdict(config))
+    sizes = dataclasses.asdict(config)
+    num_classes = NUM_CLASSES if sizes.pop("conditional") else None
+    return networks.DenoisingMixer(image_size=8, num_classes=num_classes, **sizes)
 
 
-def denoiser(net: Any, params: Any) -> Denoiser:
+def denoiser(net: Any, params: Any, label: Int[Array, "*labels"] | None = None) -> Denoiser:
     """Wrap the network's parameters into a denoiser.
 
     Args:
         net: the raw network.
         params: its parameters.
+        label: classes, a scalar or one for each row; `None`, or `NUM_CLASSES`, for no class.
 
     Returns:
         `denoiser(x, noise_scale)`, row-wise.
 
+    Raises:
+        ValueError: when called, a class for a network that takes none.
+
     Example:
         >>> net = make_network(NetworkConfig())
-        >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(64), jnp.zeros(()))
+        >>> params = init_params(jax.random.key(0), net)
         >>> print(denoiser(net, params)(jnp.ones(64), 0.5)[:2])  # a fresh network knows nothing
         [0.5 0.5]
     """
-    return diffusion.precondition(functools.partial(net.apply, params), SIGMA_DATA)
+    if label is None:
+        return diffusion.precondition(functools.partial(net.apply, params), SIGMA_DATA)
+
+    def raw(x: Array, c_noise: Array) -> Array:
+        return net.apply(params, x, c_noise, jnp.broadcast_to(label, c_noise.shape))
+
+    return diffusion.precondition(raw, SIGMA_DATA)
+
+
+def draw_classes(key: Array) -> Int[Array, "*keys"]:
+    """Draw a class, all equally likely, from each key.
+
+    Args:
+        key: one key, or a key for each row.
+
+    Returns:
+        Classes, int32.
+
+    Example:
+        >>> draw_classes(jax.random.split(jax.random.key(0), 5)).shape
+        (5,)
+    """
+    flat = stream(key, "data").reshape(-1)
+    classes = jax.vmap(lambda one: jax.random.randint(one, (), 0, NUM_CLASSES))(flat)
+    return classes.reshape(key.shape)
+
+
+def init_params(key: PRNGKey, net: Any) -> Any:
+    """Draw the network's first parameters.
+
+    Args:
+        key: of the draw.
+        net: the raw network.
+
+    Returns:
+        The parameters.
+
+    Example:
+        >>> net = make_network(NetworkConfig(width=8, conditional=False))
+        >>> "classes" in init_params(jax.random.key(0), net)["params"]
+        False
+    """
+    return jax.jit(net.init)(key, jnp.zeros(64), jnp.zeros(()))
 
 
 class Objective(NamedTuple):
@@ -172,8 +197,8 @@ class Objective(NamedTuple):
     """Parameters to start from."""
     loss_fn: training.LossFn
     """Multi-noise denoising score matching in EDM's weighting, one loss for each row."""
-    batch_fn: Callable[[Array, Array], Array]
-    """Images to dequantised, scaled rows."""
+    batch_fn: Callable[[Array, tuple[Array, Array]], tuple[Array, Array]]
+    """Images and classes to dequantised, scaled rows and classes."""
     optimizer: optax.GradientTransformation
     """Adam on its schedule."""
 
@@ -190,103 +215,38 @@ def make_objective(
         train: the training images.
 
     Returns:
-        The objective.
+        The objective. A row of class `NUM_CLASSES` is one without a class; of the others a share of
+        `label_dropout` loses it in each step, by the row's own key.
 
     Example:
+        >>> train = datasets.load_digits()
         >>> objective = make_objective(jax.random.key(0), TrainingConfig(),
-        ...                            make_network(NetworkConfig()), datasets.load_digits())
-        >>> rows = objective.batch_fn(jax.random.key(1), datasets.load_digits().images[:3])
+        ...                            make_network(NetworkConfig()), train)
+        >>> rows = objective.batch_fn(jax.random.key(1), (train.images[:3], train.labels[:3]))
         >>> keys = jax.random.split(jax.random.key(2), 3)
         >>> objective.loss_fn(objective.params, keys, rows).shape
         (3,)
     """
     scaling = measure_scaling(train)
+    conditional = net.num_classes is not None
 
     def loss_fn(params, keys, rows):
+        rows, label = rows
+        if conditional:
+            chance = jax.vmap(jax.random.uniform)(stream(keys, "dropout"))
+            label = jnp.where(chance < config.label_dropout, NUM_CLASSES, label)
         return diffusion.edm_loss(
             keys,
-            denoiser(net, params),
+            denoiser(net, params, label if conditional else None),
             rows,
             sigma_data=SIGMA_DATA,
             mean=config.log_noise_mean,
             std=config.log_noise_std,
         )
 
-    def batch_fn(key, images):
-        return scaling.rows(datasets.dequantise(key, images, train.levels))
+    def batch_fn(key, examples):
+        images, label = examples
+        return scaling.rows(datasets.dequantise(key, images, train.levels)), label
 
-    params = jax.jit(net.init)(stream(key, "init"), jnp.zeros(64), jnp.zeros(()))
     optimizer = training.adam(config.learning_rate, config.num_steps, config.warmup_steps)
-    return Objective(params, loss_fn, batch_fn, optimizer)
-
-
-def samplers(
-    config: SamplingConfig, apply: Callable[[Any], Denoiser]
-) -> dict[str, tuple[Callable[..., tuple[Array, Array]], bool]]:
-    """Make the five samplers, each a pure function of parameters and a key for each sample.
-
-    All start from the same noise for the same key, so the three deterministic ones draw the same
-    digit from it.
-
-    Args:
-        config: grids and steps.
-        apply: parameters to denoiser.
-
-    Returns:
-        For each name, `draw(params, key) -> (x, num_evaluations)`, both over rows, and whether
-        it passes `shard_map`'s VMA check (diffrax's loop does not).
-
-    Example:
-        >>> zero = lambda params: lambda x, noise_scale: 0.0 * x
-        >>> sorted(samplers(SamplingConfig(), zero))
-        ['DDIM', 'Heun', 'ancestral', 'annealed Langevin', 'probability flow']
-    """
-    high, low = config.max_noise_scale, config.min_noise_scale
-
-    def start(key):
-        return high * row_normal(stream(key, "init"), jnp.zeros((*key.shape, 64)))
-
-    def scan(make: Callable[..., Any], num_steps: int):
-        scales = diffusion.karras_noise_scales(num_steps, low, high)
-
-        def draw(params, key):
-            algorithm = make(apply(params), scales)
-            out = diffusion.sample(stream(key, "noise"), algorithm, start(key), num_steps)
-            return out.x, jnp.broadcast_to(out.num_evaluations, key.shape)
-
-        return draw
-
-    ladder = diffusion.geometric_noise_scales(
-        config.langevin_levels, config.langevin_min_noise_scale, high
-    )
-
-    def langevin(params, key):
-        x, info = mcmc.sample_annealed(
-            stream(key, "noise"),
-            diffusion.score_from_denoiser(apply(params)),
-            start(key),
-            ladder,
-            num_steps_per_level=config.langevin_steps,
-            epsilon=config.langevin_step * config.langevin_min_noise_scale**2,
-        )
-        return x, info.num_grad_evals
-
-    def flow(params, key):
-        solve = functools.partial(
-            diffusion.sample_probability_flow,
-            apply(params),
-            start=high,
-            stop=low,
-            rtol=config.flow_tolerance,
-            atol=config.flow_tolerance,
-        )
-        out = jax.vmap(lambda x: solve(x))(start(key))
-        return out.x, out.num_evaluations
-
-    return {
-        "annealed Langevin": (langevin, True),
-        "ancestral": (scan(diffusion.ancestral, config.ancestral_steps), True),
-        "DDIM": (scan(diffusion.ddim, config.ddim_steps), True),
-        "Heun": (scan(diffusion.heun, config.heun_steps), True),
-        "probability flow": (flow, False),
-    }
+    return Objective(init_params(stream(key, "init"), net), loss_fn, batch_fn, optimizer)

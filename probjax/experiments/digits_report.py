@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from probjax.experiments import report
+from probjax.experiments import digits_conditional_report, report
 from probjax.sharding.progress import clock
 
 _HEADER = (
@@ -14,13 +14,19 @@ _HEADER = (
 )  # fmt: skip
 
 
-def render(found: dict[str, Any], log: list[dict[str, Any]], images: dict[str, np.ndarray]) -> str:
+def render(
+    found: dict[str, Any],
+    log: list[dict[str, Any]],
+    images: dict[str, np.ndarray],
+    sheets: dict[str, np.ndarray],
+) -> str:
     """Write the report.
 
     Args:
         found: what `metrics.json` holds.
         log: the records of training.
-        images: for each name, `(n, 8, 8, 1)` images in [0, 1].
+        images: for each sampler and for the held-out digits, `(n, 8, 8, 1)` images in [0, 1].
+        sheets: `completed` and, where there are any, `guided` images.
 
     Returns:
         HTML.
@@ -39,16 +45,17 @@ def render(found: dict[str, Any], log: list[dict[str, Any]], images: dict[str, n
         report.pixels(some[:100].reshape(-1, 8, 8), name) for name, some in images.items()
     )
     return report.page(
-        "Digits: one model, five samplers",
+        "Digits: one model, many samplers",
         [
             report.text(head),
+            *_gate(found["gate"]),
             report.section(
                 "Samples",
                 report.text(
-                    "The first hundred of each, none picked. DDIM, Heun and the probability flow "
-                    "start from the same noise and follow the same path, so they agree digit by "
-                    "digit; ancestral sampling and annealed Langevin dynamics add noise on the "
-                    "way.",
+                    "The first hundred of each, none picked. The samplers without noise of their "
+                    "own (DDIM, Heun, UniPC, DPM-Solver++ 2M and 2S, the probability flow) start "
+                    "from the same noise and follow the same path, so they agree digit by digit; "
+                    "the others add noise on the way.",
                     soft=True,
                 ),
                 f"<div class=grids>{grids}</div>",
@@ -70,6 +77,9 @@ def render(found: dict[str, Any], log: list[dict[str, Any]], images: dict[str, n
                     [[row["sampler"], *row["class_counts"]] for row in rows],
                 ),
             ),
+            *digits_conditional_report.guidance(found, sheets),
+            *digits_conditional_report.inpainting(found, sheets, images),
+            *digits_conditional_report.likelihood(found),
             report.section(
                 "Training", report.drawing(loss_curve(log), "Loss of a row against the step")
             ),
@@ -113,6 +123,15 @@ def loss_curve(log: list[dict[str, Any]]) -> Any:
     return figure
 
 
+def _gate(gate: dict[str, Any]) -> list[str]:
+    words = {True: "passed", False: "failed", None: "left out"}
+    rows = [[one["check"], words[one["passed"]], one["why"]] for one in gate["checks"]]
+    return [
+        report.text(f"Gate: {gate['verdict']}."),
+        report.table(["check", "", "why"], rows),
+    ]
+
+
 def _row(row: dict[str, Any]) -> list[str]:
     drawn = "num_evaluations" in row
     counts = row["class_counts"]
@@ -137,7 +156,9 @@ def _explained(found: dict[str, Any]) -> list[str]:
             "tells a sample from a held-out digit; 0.5 is perfect, and the row of real digits "
             "shows what 500 of each can tell at best. ± is one standard error. KID: squared "
             "maximum mean discrepancy over fixed random features; it is noisy at this size and is "
-            "shown with its error for that reason. NFE: denoiser evaluations for a sample."
+            "shown with its error for that reason. NFE: denoiser evaluations for a sample. Each "
+            "sample is of a class drawn at random, ten equally likely, where the network takes a "
+            "class; the row 'no class' uses the same network without one."
         ),
         report.text(
             "Memorisation: the distance to the nearest training digit, against the distance of "

@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
 
 LossFn = Callable[..., jax.Array]
-"""`loss_fn(params, keys, rows) -> (B,)`, with a key for each row."""
+"""`loss_fn(params, keys, rows) -> (B,)`, with a key for each row; rows may be a pytree."""
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -52,7 +52,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 
 def make_step(
     loss_fn: LossFn,
-    batch_fn: Callable[[jax.Array, jax.Array], Any],
+    batch_fn: Callable[[jax.Array, Any], Any],
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     *,
@@ -68,7 +68,7 @@ def make_step(
     Args:
         loss_fn: loss of each row.
         batch_fn: `batch_fn(key, rows_of_data)` turns the chosen examples into rows (dequantises,
-            scales).
+            scales); data and rows may be pytrees.
         optimizer: what updates the parameters.
         mesh: devices over which the rows go.
         batch_size: rows in a step.
@@ -90,8 +90,10 @@ def make_step(
     gradient = sharding.value_and_grad(loss_fn, mesh, tile=tile)
 
     def step(state, t, key, data):
-        chosen = batch_indices(stream(key, "data"), t, data.shape[0], batch_size)
-        rows = batch_fn(step_key(stream(key, "dequantise"), t), data[chosen])
+        num_examples = jax.tree.leaves(data)[0].shape[0]
+        chosen = batch_indices(stream(key, "data"), t, num_examples, batch_size)
+        examples = jax.tree.map(lambda leaf: leaf[chosen], data)
+        rows = batch_fn(step_key(stream(key, "dequantise"), t), examples)
         keys = item_keys(step_key(stream(key, "noise"), t), batch_size)
         loss, grads = gradient(state.params, keys, rows)
         with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to integer powers

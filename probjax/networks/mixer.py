@@ -9,8 +9,9 @@
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from probjax.networks.features import noise_features
 
@@ -19,9 +20,15 @@ class DenoisingMixer(nn.Module):
     r"""Patches of a square image as tokens; each block mixes across tokens, then across channels.
 
     With $Z\in\mathbb R^{\text{tokens}\times width}$ and $n_e$ layer normalisation whose scale and
-    shift are linear in the embedded noise level $e$,
+    shift are linear in the embedded condition $e$,
 
     $$Z \leftarrow Z + A_2\,a(A_1\,n_e(Z)),\qquad Z \leftarrow Z + a(n_e(Z)\,B_1)\,B_2$$
+
+    $$e=\mathrm{silu}\big(W\,\text{features}(c\_noise)+b+C_{label}\big)$$
+
+    $C$ has a learned row for each of `num_classes` classes, zero at the start. Without a class its
+    term is left out: the same parameters are the conditional network and the unconditional one, as
+    classifier-free guidance wants.
 
     The channel layers share their weights over the patches. On a thousand images that is what
     separates learning to draw strokes from learning the images by heart, as `DenoisingMLP` does.
@@ -34,10 +41,13 @@ class DenoisingMixer(nn.Module):
         token_width: hidden units of the mixing across tokens.
         channel_width: hidden units of the mixing across channels.
         num_blocks: residual blocks.
-        embedding_width: width of the embedded noise level.
+        embedding_width: width of the embedded condition.
+        num_classes: how many classes a row may be told to have; `None` for a network that is not
+            told any.
 
     Raises:
-        ValueError: `patch_size` does not divide `image_size`, or rows have another length.
+        ValueError: `patch_size` does not divide `image_size`, rows have another length, or a label
+            is given to a network without classes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -47,7 +57,8 @@ class DenoisingMixer(nn.Module):
         0.0
 
     References:
-        Tolstikhin et al. (2021), MLP-Mixer; Peebles and Xie (2023) for the modulated norm.
+        Tolstikhin et al. (2021), MLP-Mixer; Peebles and Xie (2023) for the modulated norm; Ho and
+        Salimans (2022) for the conditional and the unconditional network in one.
     """
 
     image_size: int
@@ -57,21 +68,38 @@ class DenoisingMixer(nn.Module):
     channel_width: int = 128
     num_blocks: int = 4
     embedding_width: int = 128
+    num_classes: int | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch d"], c_noise: Float[Array, "*batch"]
+        self,
+        x: Float[Array, "*batch d"],
+        c_noise: Float[Array, "*batch"],
+        label: Int[Array, "*batch"] | None = None,
     ) -> Float[Array, "*batch d"]:
-        """Map rows `(*B, d)` at levels `(*B,)` to rows `(*B, d)`."""
+        """Map rows `(*B, d)` at levels `(*B,)` to rows `(*B, d)`.
+
+        A label `(*B,)` is a class, or -1 or `num_classes` for a row without one; no labels mean
+        that no row has one.
+        """
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size must divide image_size={self.image_size}, got {self.patch_size}"
             )
         if x.shape[-1] != self.image_size**2:
             raise ValueError(f"x must have rows of {self.image_size**2}, got shape {x.shape}")
+        if label is not None and self.num_classes is None:
+            raise ValueError("label must be None without num_classes, got an array")
         shape = x.shape
         x, c_noise = x.reshape(c_noise.size, shape[-1]), c_noise.reshape(-1)
-        embedded = nn.silu(nn.Dense(self.embedding_width)(noise_features(c_noise)))
+        embedded = nn.Dense(self.embedding_width)(noise_features(c_noise))
+        if self.num_classes is not None:
+            table = (self.num_classes, self.embedding_width)
+            classes = self.param("classes", nn.initializers.zeros, table)
+            if label is not None:  # a row of zeros where there is no such class
+                chosen = jax.nn.one_hot(label.reshape(-1), self.num_classes, dtype=classes.dtype)
+                embedded = embedded + chosen @ classes
+        embedded = nn.silu(embedded)
         # Tokens lead, (tokens, rows, channels): both mixings are then plain matrix products.
         tokens = nn.Dense(self.width)(self._patches(x))
         position = self.param("position", nn.initializers.normal(0.5), (len(tokens), self.width))

@@ -20,6 +20,11 @@ FOUND = {
         row("real digits", 0.49),
     ],
     "classifier_accuracy": 0.991,
+    "gate": {
+        "verdict": "fail",
+        "checks": [{"check": "nothing is remembered", "passed": False, "why": "3 copies"}],
+        "reasons": [],
+    },
     "training": {"num_parameters": 1234, "seconds": 75.0, "loss": 33.0, "held_out_loss": 33.5},
     "config": {"seed": 0},
     "sha256": {"parameters": "a" * 64, "samples": "b" * 64},
@@ -32,10 +37,19 @@ LOG = [{"step": s, "loss": 60 / s, "held_out_loss": 61 / s} for s in (1, 2, 3)]
 
 
 def test_the_best_sampler_leads_and_every_row_is_there():
-    html = digits_report.render(FOUND, LOG, {"DDIM": np.zeros((120, 8, 8, 1))})
+    html = digits_report.render(FOUND, LOG, {"DDIM": np.zeros((120, 8, 8, 1))}, {})
     assert "Heun is hardest to tell from real digits" in html and "58%" in html
     assert "1 min 15 s" in html and "1,234 parameters" in html
-    for part in ("0.660 ± 0.010", "1.23 ± 0.40", "90-99 of 945", "0.4%", "99.1%", "a" * 16):
+    for part in (
+        "0.660 ± 0.010",
+        "1.23 ± 0.40",
+        "90-99 of 945",
+        "0.4%",
+        "99.1%",
+        "a" * 16,
+        "Gate: fail",
+        "3 copies",
+    ):
         assert part in html
     assert html.count("<tr class=mark><td>Heun</td>") == 1
 
