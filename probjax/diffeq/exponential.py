@@ -152,10 +152,12 @@ def etd2rk(linear: ArrayLike, h: ArrayLike) -> ExponentialStep:
 def etdrk4(linear: ArrayLike, h: ArrayLike) -> ExponentialStep:
     r"""Four stages: order 4 where $hL$ is not large, RK4 where $L=0$.
 
-    $$a=e^{hL/2}y+\tfrac h2\psi N_0,\qquad b=e^{hL/2}y+\tfrac h2\psi N_a,\qquad
-    c=e^{hL/2}a+\tfrac h2\psi(2N_b-N_0),$$
-    $$y_1=e^{hL}y+h\bigl[(\varphi_1-3\varphi_2+4\varphi_3)N_0
-    +(2\varphi_2-4\varphi_3)(N_a+N_b)+(4\varphi_3-\varphi_2)N_c\bigr]$$
+    $$\begin{aligned}
+    a&=e^{hL/2}y+\tfrac h2\psi N_0,\quad b=e^{hL/2}y+\tfrac h2\psi N_a,\quad
+    c=e^{hL/2}a+\tfrac h2\psi(2N_b-N_0),\\
+    y_1&=e^{hL}y+h\bigl[(\varphi_1-3\varphi_2+4\varphi_3)N_0
+    +(2\varphi_2-4\varphi_3)(N_a+N_b)+(4\varphi_3-\varphi_2)N_c\bigr]
+    \end{aligned}$$
 
     with $\psi=\varphi_1(hL/2)$ and all other $\varphi_j$ at $hL$.
 

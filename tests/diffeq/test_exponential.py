@@ -312,18 +312,21 @@ def test_complex_rows_backwards_and_flags(x64):
         rows = solve_exponential(
             linear, lambda t, y: 0.1 * y, y0, 0.0, 2.0, num_steps=40, save_every=20
         )
-        back = solve_exponential(linear, lambda t, y: 0.1 * y, rows.y[-1], 2.0, 0.0, num_steps=40)
+        settings = {"num_steps": 4, "method": "exponential_euler"}
+        still = lambda t, y: 0.1 * jnp.ones_like(y)
+        back = solve_exponential(linear, still, y0, 2.0, 0.0, **settings)
         lost = solve_exponential(
-            linear, lambda t, y: jnp.where(t < 1.2, y, jnp.nan), y0, 0.0, 2.0, num_steps=4
+            linear, lambda t, y: jnp.where(t < 1.2, y, jnp.nan), y0, 0.0, 2.0, **settings
         )
         return rows, back, lost
 
     rows, back, lost = run(y0)
     np.testing.assert_allclose(rows.t, [0.0, 1.0, 2.0])
     np.testing.assert_allclose(rows.y[-1], y0 * np.exp(2 * (linear + 0.1)), rtol=1e-7)
-    np.testing.assert_allclose(back.y, y0, rtol=1e-7)
+    forced = (np.exp(-2 * linear) - 1) / linear * 0.1
+    np.testing.assert_allclose(back.y, y0 * np.exp(-2 * linear) + forced, rtol=1e-12)
     assert rows.stats.num_evaluations == 160
-    assert lost.result == NON_FINITE and lost.stats.num_accepted == 2
+    assert lost.result == NON_FINITE and lost.stats.num_accepted == 3
 
 
 def test_gradients_are_those_of_differences(x64):

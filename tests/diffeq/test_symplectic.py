@@ -356,12 +356,12 @@ def test_solve_repeats_the_step_and_runs_backwards(x64):
 
     @jax.jit
     def run(y):
-        settings = {"num_steps": 4, "method": "yoshida4", "inverse_mass": inverse_mass}
+        settings = {"num_steps": 4, "method": "verlet", "inverse_mass": inverse_mass}
         rows = solve_hamiltonian(force, y, 1.0, 2.0, save_every=2, **settings)
-        own = solve_hamiltonian(force, y, 1.0, 2.0, **{**settings, "method": yoshida4})
+        own = solve_hamiltonian(force, y, 1.0, 2.0, **{**settings, "method": velocity_verlet_step})
         state = y
         for k in range(4):
-            state = yoshida4(force, inverse_mass, 1 + 0.25 * k, state, 0.25)
+            state = velocity_verlet_step(force, inverse_mass, 1 + 0.25 * k, state, 0.25)
         last = jax.tree.map(lambda x: x[-1], rows.y)
         back = solve_hamiltonian(force, last, 2.0, 1.0, **settings)
         return rows, own, state, back
@@ -371,7 +371,7 @@ def test_solve_repeats_the_step_and_runs_backwards(x64):
     for a, b in ((last, state), (own.y, state), (back.y, (q, p))):
         for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-13)
-    assert rows.t.tolist() == [1.0, 1.5, 2.0] and rows.stats.num_evaluations == 12
+    assert rows.t.tolist() == [1.0, 1.5, 2.0] and rows.stats.num_evaluations == 4
 
 
 def test_the_field_of_an_energy(x64):
