@@ -6,6 +6,9 @@ each run of lines from `>>>` to the next blank line is put into a fence, and the
 
 A flax module gets its constructor from its fields, which Griffe does not see: the `Args:` of such
 a class are shown as what they are, its attributes.
+
+Signatures give the type of what comes back. Griffe takes whatever stands before a colon in the
+first line of `Returns:` for one; written as an entity, the colon stays a colon.
 """
 
 import re
@@ -15,6 +18,8 @@ import griffe
 ARGUMENTS = re.compile(r"(?m)^Args:[ \t]*$")
 SECTION = re.compile(r"(?m)^Example:[ \t]*$")
 BLOCK = re.compile(r"(?m)^(?P<indent>[ \t]*)>>>.*(?:\n[ \t]*\S.*)*")
+RETURNS = re.compile(r"(?m)^(?P<head>Returns:[ \t]*\n)(?P<line>.*)$")
+COLON = re.compile(r"(?P<code>`[^`]*`)|:")
 FENCED = re.compile(r"(?ms)^[ \t]*```.*?^[ \t]*```[ \t]*$")
 
 
@@ -32,13 +37,24 @@ def fence(text: str) -> str:
     return "".join([*pieces, BLOCK.sub(wrap, text[end:])])
 
 
+def without_types(text: str) -> str:
+    """Return `text` with the colons of the first line of `Returns:` as entities."""
+
+    def replace(found: re.Match) -> str:
+        line = COLON.sub(lambda colon: colon["code"] or "&#58;", found["line"])
+        return found["head"] + line
+
+    return RETURNS.sub(replace, text)
+
+
 class DocstringExamples(griffe.Extension):
     """Rewrites each docstring as it is collected."""
 
     def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
-        """Fence the examples in the docstring of `obj`."""
+        """Fence the examples in the docstring of `obj`, and leave types to its signature."""
         if obj.docstring:
-            obj.docstring.value = fence(SECTION.sub("Examples:", obj.docstring.value))
+            text = SECTION.sub("Examples:", obj.docstring.value)
+            obj.docstring.value = fence(without_types(text))
 
     def on_class_members(self, *, cls: griffe.Class, **_: object) -> None:
         """Call the arguments of a class without a constructor its attributes."""
