@@ -40,7 +40,7 @@ def forest() -> None:
             label += "\n" + rf"$\alpha={num_labellings(tree)}$"
             axis.text(left + room / 2, -0.5, label, ha="center", va="top", fontsize=9)
             left += room + 0.7
-        axis.set_xlim(-0.3, 27.5)
+        axis.set_xlim(-0.3, 29.0)
         axis.set_ylim(-2.5, 4.3)
         axis.axis("off")
     figure.save(drawing, "trees")
