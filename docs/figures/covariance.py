@@ -31,7 +31,8 @@ def solid(axis: plt.Axes, covariance: np.ndarray, title: str) -> None:
         axis.plot(*np.stack([0 * row, row]).T, color=colour, linewidth=2.6)
     axis.set_title(f"{title}\nvolume$^2$ = {np.linalg.det(rows) ** 2:.3f}")
     axis.set_axis_off()
-    axis.set_box_aspect((1, 1, 1), zoom=1.35)
+    axis.set(xlim=(0, 2.5), ylim=(0, 1.5), zlim=(0, 1))
+    axis.set_box_aspect((2.5, 1.5, 1), zoom=0.98)
     axis.view_init(elev=22, azim=-58)
 
 

@@ -73,8 +73,8 @@ def generalized_cross(X: Inexact[Array, "n k"]) -> Inexact[Array, "n"]:
         ValueError: another shape.
 
     Example:
-        >>> print(generalized_cross(jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])))
-        [0. 0. 1.]
+        >>> print(generalized_cross(jnp.array([[1.0, 0.0], [2.0, 1.0], [3.0, 1.0]])).round(3))
+        [-1. -1.  1.]
     """
     if X.ndim != 2 or X.shape[0] != X.shape[1] + 1:
         raise ValueError(f"X must have shape (n, n - 1), got {X.shape}")

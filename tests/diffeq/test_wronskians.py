@@ -45,7 +45,7 @@ def check_liouville(parts, phi, log):
     assert np.abs(liouville_defect(jnp.asarray(phi), jnp.asarray(log))).max() <= 1e-10
 
 
-@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("kind", ["real", pytest.param("complex", marks=pytest.mark.slow)])
 def test_the_determinant_follows_the_trace(x64, kind):
     rng = np.random.default_rng(2)
     parts = rng.normal(size=(3, 4, 4))
