@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probjax.core import checks, keys
+from probjax.diffeq.matrix_functions import expm
 
 
 def ou_moments(
@@ -222,7 +223,7 @@ def linear_sde_moments(
     row = jnp.zeros((1, n + 1), A.dtype)
     first = jnp.concatenate([jnp.concatenate([A, b[:, None]], axis=1), row])
     second = jnp.block([[-A, Q], [jnp.zeros_like(A), A.T]])
-    grown, blocks = jax.scipy.linalg.expm(first * step), jax.scipy.linalg.expm(second * step)
+    grown, blocks = expm(first * step), expm(second * step)
     flow, shift = grown[:n, :n], grown[:n, n]
     noise = flow @ blocks[:n, n:]
     for _ in range(num_doublings):

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
 from probjax.core import checks
 from probjax.diffeq.fixed_steps import march
+from probjax.diffeq.matrix_functions import expm
 from probjax.diffeq.solution import Solution, check_field, checked_state, time_dtype
 
 NonlinearFn = Callable[[Any, Any], Any]
@@ -75,7 +75,7 @@ def phi_functions(z: ArrayLike, k: int) -> tuple[Inexact[Array, "..."], ...]:
         raise ValueError(f"z must be a number, a vector or a square matrix, got shape {z.shape}")
     n = z.shape[0]
     block = jnp.eye((k + 1) * n, k=n, dtype=z.dtype).at[:n, :n].set(z)
-    row = jax.scipy.linalg.expm(block)[:n]
+    row = expm(block)[:n]
     return tuple(row[:, j * n : (j + 1) * n] for j in range(k + 1))
 
 
