@@ -48,7 +48,9 @@ OTHERS = ("dormand_prince", "fehlberg", "bogacki_shampine", "cash_karp")
 )
 def test_rows_and_end_are_near_the_truth(x64, method):
     rows = jax.jit(lambda y: solve(y, 1.7, method=method, save_at=np.array([0.0, 2.5, 6.0])))(START)
-    np.testing.assert_allclose(rows.y, reference(), atol=2e-5)
+    allowed = TOLERANCES["atol"] + TOLERANCES["rtol"] * np.abs(reference()).max()
+    # Friction lets errors shrink, so they are the sum of those of the steps at most.
+    assert (np.abs(rows.y - reference()) <= int(rows.stats.num_accepted) * allowed).all()
     np.testing.assert_array_equal(rows.y[0], START)
     stats = rows.stats
     assert rows.result == REACHED and stats.num_steps == stats.num_accepted + stats.num_rejected
@@ -75,25 +77,28 @@ DETEST = ["A1", "A2", "A3", "A4", "D1", "D2", "D3", "D4", "D5"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETEST)
 def test_tolerances_are_kept_on_detest(x64, name):
-    """Over one unit of time at a time, as the estimate is of one step and errors grow after it."""
+    """Over one unit of time at a time, times what the flow itself makes of a small difference."""
     problem = problems.PROBLEMS[name]
-    exact = jax.jit(lambda t: problem.exact(t, problem.args))
+    starts = jnp.arange(20.0)
+    exact = jax.jit(jax.vmap(lambda t: problem.exact(t, problem.args)))
 
-    @jax.jit
-    def run(rtol):
-        def piece(t):
-            solution = solve_adaptive(
-                problem.field, exact(t), t, t + 1.0, args=problem.args, rtol=rtol, atol=rtol
-            )
-            return solution.y, solution.result
+    def piece(y, t, rtol):
+        solution = solve_adaptive(
+            problem.field, y, t, t + 1.0, args=problem.args, rtol=rtol, atol=rtol,
+            gradient="forward",
+        )  # fmt: skip
+        return solution.y, solution.result
 
-        return jax.lax.map(piece, jnp.arange(20.0))
-
-    truth = np.asarray([exact(t + 1.0) for t in np.arange(20.0)])
+    run = jax.jit(jax.vmap(piece, (0, 0, None)))
+    flow = jax.jit(jax.vmap(jax.jacfwd(lambda y, t: piece(y, t, 1e-8)[0]), (0, 0)))
+    y0, truth = exact(starts), np.asarray(exact(starts + 1.0))
+    size = truth[0].size
+    growth = np.linalg.norm(np.asarray(flow(y0, starts)).reshape(20, size, size), 2, axis=(1, 2))
+    growth = np.maximum(growth, 1.0).reshape((20,) + (1,) * (truth.ndim - 1))
     for rtol in 10.0 ** -np.arange(3.0, 11.0):
-        y, result = run(rtol)
+        y, result = run(y0, starts, rtol)
         assert (result == REACHED).all()
-        assert (np.abs(y - truth) <= 10 * (rtol + rtol * np.abs(truth))).all()
+        assert (np.abs(y - truth) <= 10 * growth * (rtol + rtol * np.abs(truth))).all()
 
 
 def test_backwards_and_complex(x64):

@@ -48,6 +48,7 @@ def same(ours, theirs, rtol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), ours, theirs)
 
 
+@pytest.mark.slow
 def test_tsit5_makes_diffraxs_steps():
     """Adaptive, with rows between the steps by the method's own interpolant."""
     ours, start = run(to_diffrax(tableaus.tsit5))

@@ -90,7 +90,7 @@ def test_slopes(x64, kind, steps):
 
 
 def test_slope_of_the_default(x64):
-    check_slope("abm", 4, "rk4")
+    check_slope("abm", 4, "rk4", (320, 640, 1280))
 
 
 @pytest.mark.slow
