@@ -88,8 +88,8 @@ def solve_ensemble(
         order_by: a difficulty for each trajectory `(N,)`, or `"pilot"`: the steps that a loose run
             takes. Neighbours in difficulty then share a tile, and tiles are dealt to the devices in
             turns. The answers come in the original order.
-        layout: `"components"`, `"stacked"` (a `vmap` of the field), or `"auto"`: components in fixed
-            steps for states of up to 32 scalars whose field has a componentwise form, else stacked.
+        layout: `"components"`, `"stacked"` (a `vmap` of the field), or `"auto"`: components in
+            fixed steps for states of up to 32 scalars that have such a form; else stacked.
 
     Returns:
         A `Solution` whose every field has the leading axis `N`. A trajectory that fails keeps its
