@@ -57,6 +57,7 @@ def test_list_help_and_version(capsys):
         "digits",
         "ensemble",
         "posterior",
+        "predator-prey",
         "tabular-score",
         "toy2d",
     ]

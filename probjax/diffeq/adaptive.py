@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
@@ -98,7 +99,8 @@ def solve_adaptive(
 
     Raises:
         ValueError: a method without an embedded result, tolerances, times or a step that make no
-            sense, an unknown `gradient`.
+            sense, an unknown `gradient`; under `shard_map`, a derivative where the field closes
+            over a value that all devices share, which belongs in `args`.
         TypeError: the field does not return what can be added to the state.
 
     Example:
@@ -114,7 +116,7 @@ def solve_adaptive(
     checks.at_least("max_steps", max_steps, 1)
     checks.one_of("gradient", gradient, GRADIENTS)
     check_tolerances(rtol, atol)
-    y0 = checked_state(y0)
+    y0, args = checked_state(y0), jax.tree.map(jnp.asarray, args)
     check_field(vector_field, t0, y0, args)
     if first_step is not None and not _is_same(t0, t1):
         check_step("first_step", first_step, t0, t1)
@@ -234,7 +236,7 @@ def _integrate(
         return Solution(state.t, y, stats, result), (index, records)
 
     def mask(leaf: Any) -> Any:
-        written = jnp.arange(num_rows) < row
+        written = jnp.arange(num_rows, dtype=jnp.int32) < row
         flags = written.reshape((-1,) + (1,) * (leaf.ndim - 1))
         leaf = jnp.where(done, leaf, jax.lax.stop_gradient(leaf))
         return jnp.where(flags, leaf, jnp.full_like(leaf, jnp.nan))
@@ -267,6 +269,7 @@ def _with_reverse(
         return run(y0, moving, consts, fixed, inputs)[0]
 
     def forwards(y0: Any, moving: Any, consts: Any, fixed: Any, inputs: _Inputs) -> Any:
+        _refuse_shared(consts, inputs.t0)
         solution, trace = run(y0, moving, consts, fixed, inputs, record=True)
         return solution, (moving, consts, fixed, inputs, trace, solution.result == REACHED)
 
@@ -316,7 +319,25 @@ def _with_reverse(
     solve.defvjp(forwards, backwards)
     moving = [leaf for leaf, is_smooth in zip(leaves, smooth, strict=True) if is_smooth]
     fixed = [leaf for leaf, is_smooth in zip(leaves, smooth, strict=True) if not is_smooth]
-    return solve(y0, [jnp.asarray(leaf) for leaf in moving], consts, fixed, inputs)
+    return solve(y0, moving, consts, fixed, inputs)
+
+
+def _refuse_shared(consts: Any, like: Any) -> None:
+    """What is the same on all devices would be summed over them in every step of the way back, of
+    which they take different numbers.
+    """
+
+    def axes(leaf: Any) -> frozenset[str]:
+        kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+        return frozenset(kind.varying) if kind is not None else frozenset()
+
+    for const in jax.tree.leaves(consts):
+        missing = sorted(axes(like) - axes(const))
+        if missing:
+            raise ValueError(
+                f"vector_field closes over {jax.typeof(const)}, which is the same along the mesh "
+                f"axes {missing}: a derivative by it is taken where it is handed over in args"
+            )
 
 
 def _add_row(bar_y: Any, given: Any, row: Any) -> Any:
@@ -346,4 +367,4 @@ def _any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> tuple[Any
 def _is_same(t0: ArrayLike, t1: ArrayLike) -> bool:
     if any(isinstance(value, jax.core.Tracer) for value in (t0, t1)):
         return False
-    return bool(jnp.all(jnp.asarray(t0) == jnp.asarray(t1)))
+    return bool(np.all(np.asarray(t0) == np.asarray(t1)))

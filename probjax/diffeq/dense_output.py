@@ -111,8 +111,7 @@ def hermite(theta: ArrayLike, h: ArrayLike, y0: Any, y1: Any, f0: Any, f1: Any) 
     """
 
     def leaf(y0: Any, y1: Any, f0: Any, f1: Any) -> Any:
-        real = jnp.finfo(y0.dtype).dtype
-        x, step = jnp.asarray(theta, real), jnp.asarray(h, real)
+        x, step = jnp.asarray(theta).astype(y0.dtype), jnp.asarray(h).astype(y0.dtype)
         rise = y1 - y0
         bend = (1 - 2 * x) * rise + (x - 1) * step * f0 + x * step * f1
         return y0 + x * rise + x * (x - 1) * bend
@@ -142,12 +141,11 @@ def native(
     """
 
     def leaf(y0: Any, *stages: Any) -> Any:
-        real = jnp.finfo(y0.dtype).dtype
-        x, total = jnp.asarray(theta, real), jnp.zeros_like(y0)
+        x, total = jnp.asarray(theta).astype(y0.dtype), jnp.zeros_like(y0)
         for (c1, c2, c3, c4), slope in zip(weights, stages, strict=True):
             if any((c1, c2, c3, c4)):
                 total = total + x * (c1 + x * (c2 + x * (c3 + x * c4))) * slope
-        return y0 + jnp.asarray(h, real) * total
+        return y0 + jnp.asarray(h).astype(y0.dtype) * total
 
     return jax.tree.map(leaf, y0, *stages)
 
@@ -234,10 +232,10 @@ def dense_output(
     weights = None if tableau is None else native_weights(tableau)
     direction = jnp.where(times[1] < times[0], -1.0, 1.0).astype(times.dtype)
     sorted_times = jnp.where(jnp.isnan(times), jnp.inf, direction * times)
-    last = jnp.sum(jnp.isfinite(sorted_times)) - 1
+    last = jnp.sum(jnp.isfinite(sorted_times), dtype=jnp.int32) - 1
 
     def at(t: Any) -> Any:
-        place = jnp.searchsorted(sorted_times, direction * t, side="right") - 1
+        place = jnp.searchsorted(sorted_times, direction * t, side="right").astype(jnp.int32) - 1
         place = jnp.clip(place, 0, jnp.maximum(last - 1, 0))
         y0 = jax.tree.map(lambda rows: rows[place], solution.y)
         y1 = jax.tree.map(lambda rows: rows[place + 1], solution.y)

@@ -43,7 +43,8 @@ def guarded(
     What the Jacobian holds there is masked in the state and in arrays of at most `SMALL` entries. A
     larger array (a network's weights) is usually shared, and a mask for each trajectory would cost
     a gradient for each: there the failed step is differentiated at the given start, which is
-    assumed to be harmless, instead. In value the step is what it was.
+    assumed to be harmless, instead. So it is where the field closes over something that all devices
+    of a mesh share. In value the step is what it was.
 
     Args:
         vector_field: `vector_field(t, y, args) -> dy`.
@@ -80,7 +81,8 @@ def guarded(
         tangent_leaves = jax.tree.leaves(tangents[0])
         live = [not isinstance(leaf, SymbolicZero) for leaf in tangent_leaves]
         along = [leaf for leaf, alive in zip(tangent_leaves, live, strict=True) if alive]
-        if any(leaf.size > SMALL for leaf in along):
+        masked = [_masked(good, leaf) for leaf in along]
+        if any(new is old for new, old in zip(masked, along, strict=True)):
             t, h, state, hoisted = moving
             t, state = _select(good, (t, state), start)
             moving = (t, h, state, hoisted)
@@ -93,8 +95,7 @@ def guarded(
             return step.fun(layout.unflatten(values), start)
 
         at = [leaf for leaf, alive in zip(leaves, live, strict=True) if alive]
-        along = [_zero_unless(good, leaf) if leaf.size <= SMALL else leaf for leaf in along]
-        _, change = jax.jvp(moved, at, along)
+        _, change = jax.jvp(moved, at, masked)
         return after, jax.tree.map(lambda leaf: _zero_unless(good, leaf), change)
 
     step.defjvp(rule, symbolic_zeros=True)
@@ -144,6 +145,15 @@ def _select(flag: Any, new: Any, old: Any) -> Any:
 
 def _zero_unless(flag: Any, leaf: Any) -> Any:
     return jnp.where(flag, leaf, jnp.zeros_like(leaf))
+
+
+def _masked(flag: Any, leaf: Any) -> Any:
+    """Mask a small leaf; one that is the same on all devices of a mesh must stay so."""
+    if leaf.size > SMALL:
+        return leaf
+    masked = _zero_unless(flag, leaf)
+    kinds = [getattr(jax.typeof(value), "manual_axis_type", None) for value in (masked, leaf)]
+    return masked if kinds[0] == kinds[1] else leaf
 
 
 def _finite_or_one(leaf: Any) -> Any:

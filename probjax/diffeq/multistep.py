@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from probjax.core import checks, rows, trees
 from probjax.diffeq import tableaus
+from probjax.diffeq.guards import guarded
 from probjax.diffeq.runge_kutta import rk_step
 from probjax.diffeq.solution import (
     NON_FINITE,
@@ -160,57 +161,59 @@ def solve_multistep(
     def time(i: Any) -> Any:
         return t0 + jnp.asarray(i, dtype) * h
 
-    f0 = vector_field(t0, y0, args)
-    y, ok = rows.varying_over((y0, trees.all_finite(y0)), (t0, t1, y0, f0))
+    explicit = [float(weight) for weight in adams_bashforth(steps)]
+    implicit = [float(weight) for weight in adams_moulton(steps)]
+
+    def start(field: Any, t: Any, h: Any, state: Any) -> Any:
+        y, slopes = state
+        slope = field(t, y)
+        y1, _, _ = rk_step(method, lambda t, y, _: field(t, y), t, y, h, None, f0=slope)
+        return y1, (slope, *slopes)[: steps - 1]
+
+    def advance(field: Any, t: Any, h: Any, state: Any) -> Any:
+        y, slopes = state
+        slopes = (field(t, y), *slopes)
+        y1 = _add(y, h, explicit, slopes)
+        if kind == "abm":
+            y1 = _add(y, h, implicit, (field(t + h, y1), *slopes))
+        return y1, slopes[: steps - 1]
+
+    slope = jax.tree.map(jnp.zeros_like, y0)
+    state = (y0, (slope,) * (steps - 1))
+    starting = guarded(vector_field, start, state, t0, args)
+    going = guarded(vector_field, advance, state, t0, args)
+    ok = trees.all_finite(y0)
     kept = None
     if save_every is not None:
         kept = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (num_steps // every + 1, *leaf.shape)), y
+            lambda leaf: jnp.broadcast_to(leaf, (num_steps // every + 1, *leaf.shape)), y0
         )
 
     def keep(kept: Any, i: Any, y: Any, ok: Any) -> Any:
         """Row `ceil(i / every)` is written until step `i` is a multiple, and stands from then."""
         if save_every is None:
             return None
-        nan = jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.full_like(leaf, jnp.nan)), y)
+        y = jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.full_like(leaf, jnp.nan)), y)
         at = (i + every - 1) // every
-        return jax.tree.map(lambda rows_, leaf: rows_.at[at].set(leaf), kept, nan)
+        return jax.tree.map(lambda rows_, leaf: rows_.at[at].set(leaf), kept, y)
 
-    def accept(y1: Any, y: Any, ok: Any) -> tuple[Any, Any]:
-        ok = ok & trees.all_finite(y1)
-        return jax.tree.map(lambda new, old: jnp.where(ok, new, old), y1, y), ok
+    def step(taken: Any, carry: Any, i: Any) -> Any:
+        state, ok, count, kept = carry
+        new = taken(time(i), h, state)
+        ok = ok & trees.all_finite(new[0])
+        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
+        return state, ok, count + ok.astype(jnp.int32), keep(kept, i + 1, state[0], ok)
 
-    slopes: list[Any] = []
     num_started = min(steps - 1, num_steps)
-    count = jnp.zeros_like(ok, jnp.int32)
+    carry = (state, ok, jnp.zeros_like(ok, jnp.int32), kept)
+    carry = rows.varying_like(carry, jax.eval_shape(lambda c: step(going, c, 0), carry))
     for i in range(num_started):
-        slope = f0 if i == 0 else vector_field(time(i), y, args)
-        slopes.insert(0, slope)
-        y1, _, _ = rk_step(method, vector_field, time(i), y, h, args, f0=slope)
-        y, ok = accept(y1, y, ok)
-        count = count + ok.astype(jnp.int32)
-        kept = keep(kept, i + 1, y, ok)
-
-    explicit = [float(weight) for weight in adams_bashforth(steps)]
-    implicit = [float(weight) for weight in adams_moulton(steps)]
-
-    def step(carry: Any, i: Any) -> tuple[Any, None]:
-        y, slopes, ok, count, kept = carry
-        slopes = (vector_field(time(i), y, args), *slopes)
-        y1 = _add(y, h, explicit, slopes)
-        if kind == "abm":
-            predicted = vector_field(time(i + 1), y1, args)
-            y1 = _add(y, h, implicit, (predicted, *slopes))
-        y, ok = accept(y1, y, ok)
-        count = count + ok.astype(jnp.int32)
-        return (y, slopes[: steps - 1], ok, count, keep(kept, i + 1, y, ok)), None
-
+        carry = step(starting, carry, i)
     if num_steps > num_started:
-        carry = (y, tuple(slopes), ok, count, kept)
-        carry = rows.varying_like(carry, jax.eval_shape(lambda c: step(c, num_started)[0], carry))
         index = jnp.arange(num_started, num_steps)
-        (y, _, ok, count, kept), _ = jax.lax.scan(step, carry, index)
-
+        carry, _ = jax.lax.scan(lambda c, i: (step(going, c, i), None), carry, index)
+    (y, _), ok, count, kept = carry
+    y = jax.tree.map(lambda leaf: jnp.where(ok, leaf, jax.lax.stop_gradient(leaf)), y)
     moved = t0 != t1
     tried = jnp.where(ok, num_steps, count + 1)
     started = jnp.minimum(tried, num_started)
@@ -254,6 +257,6 @@ def _add(y: Any, h: Any, weights: list[float], slopes: tuple[Any, ...]) -> Any:
         total = weights[0] * slopes[0]
         for weight, slope in zip(weights[1:], slopes[1:], strict=True):
             total = total + weight * slope
-        return leaf + h.astype(jnp.finfo(leaf.dtype).dtype) * total
+        return leaf + h.astype(leaf.dtype) * total
 
     return jax.tree.map(add, y, *slopes[: len(weights)])

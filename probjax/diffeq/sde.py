@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -29,8 +31,8 @@ class SDE(NamedTuple):
     """$G(t, x)$, in the shape that `noise` asks for."""
     noise: str
     """`"scalar"`: `(d,)`, times one Brownian motion. `"diagonal"`: `(d,)`, entry i depends on
-    `x[i]` alone and multiplies its own motion. `"additive"`: does not depend on `x`; `()` or
-    `(d,)` as a diagonal, or `(d, m)`. `"general"`: `(d, m)`, any."""
+    `x[i]` alone (`check_diagonal` looks) and multiplies its own motion. `"additive"`: does not
+    depend on `x`; `()` or `(d,)` as a diagonal, or `(d, m)`. `"general"`: `(d, m)`, any."""
 
 
 def check_sde(sde: SDE, t: ArrayLike, x: Float[Array, "*d"]) -> None:
@@ -75,6 +77,44 @@ def check_sde(sde: SDE, t: ArrayLike, x: Float[Array, "*d"]) -> None:
             f"diffusion of {sde.noise} noise must have shape {want.get(sde.noise, x.shape)}, "
             f"got {got}"
         )
+
+
+def check_diagonal(sde: SDE, t: ArrayLike, x: Float[Array, "*d"]) -> None:
+    r"""Demand that `"diagonal"` noise keeps its promise at one point: $\partial_j b_i=0$, $j\ne i$.
+
+    Two derivatives are computed, along the ones and along a direction $v$ of unequal entries: if
+    the promise is kept, $\partial b\,v=(\partial b\,\mathbf 1)\,v$ entry by entry.
+
+    Args:
+        sde: the equation; other noises than the diagonal one promise nothing.
+        t: a time.
+        x: a state.
+
+    Raises:
+        ValueError: an entry of the diffusion depends on another entry of `x`. Where `t` or `x` is
+            traced the check waits for `checkify`, as those of `core.checks` do.
+
+    Example:
+        >>> mixed = SDE(lambda t, x: -x, lambda t, x: x[::-1], "diagonal")
+        >>> check_diagonal(mixed, 0.0, jnp.array([1.0, 2.0]))
+        Traceback (most recent call last):
+        ValueError: diffusion[0] of diagonal noise depends on other entries of x; call it 'general'
+    """
+    if sde.noise != "diagonal" or x.size < 2:
+        return
+    golden = 0.5 + (np.arange(x.size) * 0.6180339887498949) % 1
+    direction = jnp.asarray(golden.reshape(x.shape), x.dtype)
+    slope = lambda v: jax.jvp(lambda y: sde.diffusion(t, y), (x,), (v,))[1]  # noqa: E731
+    found, want = slope(direction), slope(jnp.ones_like(x)) * direction
+    size = jnp.maximum(jnp.abs(found), jnp.abs(want))
+    gap = jnp.abs(found - want) > 1e3 * float(jnp.finfo(x.dtype).eps) * size  # NaN passes
+    words = "of diagonal noise depends on other entries of x; call it 'general'"
+    if isinstance(gap, jax.core.Tracer):
+        checkify.debug_check(~jnp.any(gap), f"the diffusion {words}")
+        return
+    found_at = np.argwhere(np.asarray(gap))
+    if len(found_at):
+        raise ValueError(f"diffusion[{', '.join(map(str, found_at[0]))}] {words}")
 
 
 def covariance_product(

@@ -104,7 +104,10 @@ def time_dtype(y: Any) -> Any:
         >>> time_dtype(jnp.zeros(2, jnp.complex64)).name
         'float32'
     """
-    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y))).dtype
+    # Not `result_type`: a tree may hold real and complex leaves, which strict promotion parts.
+    return max(
+        (jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(y)), key=lambda d: d.itemsize
+    )
 
 
 def check_field(vector_field: VectorField, t: ArrayLike, y: Any, args: Any) -> None:

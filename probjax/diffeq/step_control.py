@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probjax.core import rows, trees
 from probjax.diffeq import tableaus
 from probjax.diffeq.runge_kutta import rk_step
-from probjax.diffeq.solution import VectorField, time_dtype
+from probjax.diffeq.solution import VectorField, checked_state, time_dtype
 
 LEAST_REMEMBERED = 1e-4
 """Smaller errors are remembered as this one, so that a lucky step does not hold the next back."""
@@ -168,6 +168,7 @@ def adaptive_init(
         0.100 0
     """
     tableau = embedded_pair(method)
+    y0 = checked_state(y0)
     dtype = time_dtype(y0)
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     slope = vector_field(t0, y0, args)
@@ -365,7 +366,7 @@ def _first_size(
         return jnp.sqrt(_mean_square(tree, y0, y0, rtol, atol))
 
     def move(leaf: Any, change: Any, h: Any) -> Any:
-        return leaf + h.astype(jnp.finfo(leaf.dtype).dtype) * change
+        return leaf + h.astype(leaf.dtype) * change
 
     span = jnp.abs(t1 - t0)
     direction = jnp.where(t1 < t0, -1.0, 1.0).astype(span.dtype)

@@ -2,7 +2,7 @@
 
 >>> from probjax import experiments
 >>> sorted(experiments.NAMES)
-['digit-lines', 'digits', 'ensemble', 'posterior', 'tabular-score', 'toy2d']
+['digit-lines', 'digits', 'ensemble', 'posterior', 'predator-prey', 'tabular-score', 'toy2d']
 >>> experiments.load("digits").Config().seed
 0
 """
@@ -17,6 +17,7 @@ NAMES = {
     "digits": "learn to draw handwritten digits; five samplers, their quality and cost",
     "ensemble": "solve Lorenz's equations for very many parameters; their error, and a picture",
     "posterior": "sample a posterior with many chains; can the draws be trusted, and their cost",
+    "predator-prey": "fit hares and lynxes through an ODE solver; the optima that many starts find",
     "tabular-score": "fit the score of a table by seven objectives; which is best, and their cost",
     "toy2d": "learn the scores of four toy densities by each objective; their exact error",
 }

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probjax.diffeq.sde import SDE, check_sde, covariance_divergence, covariance_product
+from probjax.diffeq.sde import (
+    SDE,
+    check_diagonal,
+    check_sde,
+    covariance_divergence,
+    covariance_product,
+)
 
 MATRIX = np.array([[1.0, 0.3, -0.2], [0.4, 2.0, 0.5]])
 
@@ -75,3 +81,16 @@ def test_what_does_not_fit_is_named():
         check_sde(good._replace(noise="general"), 0.0, x)
     with pytest.raises(TypeError, match=r"drift.* must have x's dtype float32, got int32"):
         check_sde(good._replace(drift=lambda t, x: jnp.zeros(2, jnp.int32)), 0.0, x)
+
+
+def test_the_promise_of_diagonal_noise_is_looked_at():
+    x = jnp.array([1.0, -2.0, 0.5])
+    kept = SDE(lambda t, x: -x, lambda t, x: jnp.exp(0.3 * x) * (1 + t), "diagonal")
+    check_diagonal(kept, 0.3, x)
+    check_diagonal(kept, 0.3, x.at[0].set(jnp.nan))
+    for root in (lambda t, x: x[::-1], lambda t, x: x + 1e-3 * jnp.sum(x), lambda t, x: x * x[1]):
+        broken = kept._replace(diffusion=root)
+        with pytest.raises(ValueError, match=r"diffusion\[\d\] of diagonal noise depends on other"):
+            check_diagonal(broken, 0.0, x)
+        check_diagonal(broken, 0.0, x[:1])
+        check_diagonal(broken._replace(noise="scalar"), 0.0, x)

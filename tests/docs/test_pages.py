@@ -36,9 +36,14 @@ METHOD_PAGES = [
             "skip_tuning",
         )
     ),
+    *(f"diffeq/{name}.md" for name in ("adaptive", "multistep")),
+    *(f"diffeq/{name}.md" for name in ("linear_systems", "completion", "det_exp", "covariance")),
     "diffeq/ensembles.md",
+    "diffeq/orders.md",
+    *(f"diffeq/{name}.md" for name in ("systems", "symplectic", "exponential")),
     "sequence/alignment.md",
     "sequence/transducer.md",
+    *(f"diffeq/{name}.md" for name in ("one_step", "rk2", "trees")),
 ]
 SECTIONS = [
     "What problem this solves",
