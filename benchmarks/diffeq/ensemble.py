@@ -100,7 +100,7 @@ def _diffrax(solver: str, field: Any, end: float, *, gradient: str | None = None
             a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
             b_sol=np.array([1, 2, 2, 1]) / 6, b_error=np.zeros(4), c=np.array([0.5, 0.5, 1.0]),
         )  # fmt: skip
-        interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+        interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
 
         def order(self, terms: Any) -> int:
             del terms

@@ -71,7 +71,7 @@ def iterations() -> None:
     axis.axhline(steps.sum() / shards / 1e3, color=figure.INK, linewidth=1, linestyle="--")
     axis.set_xlabel("shard")
     axis.set_ylabel("steps computed, thousands")
-    axis.legend(fontsize=9, ncols=2)
+    axis.legend(fontsize=9, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.save(drawing, "ensembles_iterations")
 
 

@@ -30,7 +30,7 @@ from probjax.diffeq.tableaus import Tableau, as_tableau
 
 LAYOUTS = ("auto", "components", "stacked")
 MOST_COMPONENTS = 32
-"""Up to so many scalars in a state, `layout="auto"` takes them apart."""
+"""Up to so many scalars in a state, `layout="auto"` takes them apart for fixed steps."""
 
 InAxes = tuple[int | None, Any]
 """For `y0` a number or `None`; for `args` the same, or a tree of them that begins like `args`."""
@@ -273,7 +273,7 @@ def prepare(
     for field in (vector_field, diffusion):
         if field is not None:
             records.check_field(field, jnp.zeros(()), one, given)
-    small = num_components(one) <= MOST_COMPONENTS
+    small = num_steps is not None and num_components(one) <= MOST_COMPONENTS
     if layout == "components" or diffusion is not None or (layout == "auto" and small):
         try:
             for field in (vector_field, diffusion):
