@@ -112,6 +112,7 @@ def test_principal_errors_that_are_known():
         assert math.isclose(principal_error(tableaus.METHODS[name]), value, rel_tol=3e-4)
 
 
+@pytest.mark.slow
 def test_diffrax_dopri8_stands_the_same_proof():
     diffrax = pytest.importorskip("diffrax")
     theirs = diffrax.Dopri8.tableau

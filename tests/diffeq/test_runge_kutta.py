@@ -116,9 +116,9 @@ def test_a_known_first_stage_is_used(x64):
     ("ours", "theirs"),
     [
         ("heun", "Heun"),
-        ("midpoint", "Midpoint"),
-        ("ralston", "Ralston"),
-        ("bogacki_shampine", "Bosh3"),
+        pytest.param("midpoint", "Midpoint", marks=pytest.mark.slow),
+        pytest.param("ralston", "Ralston", marks=pytest.mark.slow),
+        pytest.param("bogacki_shampine", "Bosh3", marks=pytest.mark.slow),
         ("dormand_prince", "Dopri5"),
         ("tsit5", "Tsit5"),
     ],
@@ -170,9 +170,7 @@ def slopes(tableau, sizes):
     return np.log2(errors[:-1] / errors[1:])[usable[1:]]
 
 
-@pytest.mark.parametrize(
-    "name", ["euler", "ralston", "kutta3", "rk4", "dormand_prince", "butcher6"]
-)
+@pytest.mark.parametrize("name", ["euler", "rk4", "tsit5"])
 def test_slopes_are_the_orders(x64, name):
     tableau = tableaus.METHODS[name]
     sizes = [2**k for k in (range(7, 13) if tableau.order < 3 else range(4, 9))]
@@ -265,6 +263,7 @@ def test_derivatives_are_those_of_the_unrolled_loop(x64, options):
     np.testing.assert_allclose(along, at_y @ y0 + at_args @ args, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_ends_are_differentiated(x64):
     """dy(t1)/dt1 is the field there, up to the method's error."""
 
@@ -441,6 +440,7 @@ def test_mixed_and_complex_states(x64):
     assert abs(end.y["z"] - np.exp(1j)) < 1e-8
 
 
+@pytest.mark.slow
 def test_forward_memory_does_not_grow_with_the_steps():
     def size(num_steps):
         solve = jax.jit(lambda y: solve_fixed(lambda t, y, _: -y, y, 0.0, 1.0, num_steps=num_steps))
