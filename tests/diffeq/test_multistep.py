@@ -23,7 +23,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("case", PUBLISHED, ids=str)
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: f"{case[0].__name__}-{case[1]}")
 def test_published_weights(case):
     (fn, steps), (numerators, denominator) = case, PUBLISHED[case]
     assert fn(steps) == tuple(Fraction(n, denominator) for n in numerators)
