@@ -64,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["list"])
-        digit-lines    read lines of handwritten digits; label errors, alignment, ...
-        digits         learn to draw handwritten digits; five samplers, their quality and cost
-        ensemble       solve Lorenz's equations for very many parameters; their error, ...
-        posterior      sample a posterior with many chains; can the draws be trusted, and their cost
-        predator-prey  fit hares and lynxes through an ODE solver; the optima that many starts find
-        tabular-score  fit the score of a table by seven objectives; which is best, and their cost
-        toy2d          learn the scores of four toy densities by each objective; their exact error
+        digit-lines     read lines of handwritten digits; label errors, alignment, ...
+        digits          learn to draw handwritten digits; five samplers, their quality and cost
+        ensemble        solve Lorenz's equations for very many parameters; their error, ...
+        posterior       sample a posterior with many chains; can the draws be trusted, ...
+        predator-prey   fit hares and lynxes through an ODE solver; the optima that many starts find
+        tabular-score   fit the score of a table by seven objectives; which is best, and their cost
+        toy2d           learn the scores of four toy densities by each objective; their exact error
+        work-precision  solve five equations by every method; are their orders kept, at what cost
         0
     """
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -64,6 +64,7 @@ def test_list_help_and_version(capsys):
         "predator-prey",
         "tabular-score",
         "toy2d",
+        "work-precision",
     ]
     assert run(capsys, "--help")[:2] == (0, cli.USAGE + "\n")
     assert run(capsys)[0] == 2

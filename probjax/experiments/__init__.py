@@ -1,8 +1,8 @@
 """Named experiments: each a module with a frozen `Config` and a pure-in-its-config `run`.
 
 >>> from probjax import experiments
->>> sorted(experiments.NAMES)
-['digit-lines', 'digits', 'ensemble', 'posterior', 'predator-prey', 'tabular-score', 'toy2d']
+>>> print(*sorted(experiments.NAMES))
+digit-lines digits ensemble posterior predator-prey tabular-score toy2d work-precision
 >>> experiments.load("digits").Config().seed
 0
 """
@@ -20,6 +20,7 @@ NAMES = {
     "predator-prey": "fit hares and lynxes through an ODE solver; the optima that many starts find",
     "tabular-score": "fit the score of a table by seven objectives; which is best, and their cost",
     "toy2d": "learn the scores of four toy densities by each objective; their exact error",
+    "work-precision": "solve five equations by every method; are their orders kept, at what cost",
 }
 """The experiments there are, each with one line on what it does."""
 
