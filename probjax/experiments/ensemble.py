@@ -81,8 +81,8 @@ def lorenz(t: Any, y: jax.Array, rho: jax.Array) -> jax.Array:
         The slope.
 
     Example:
-        >>> lorenz(0.0, jnp.array([1.0, 1.0, 1.0]), 28.0).round(3)
-        Array([ 0.   , 26.   , -1.667], dtype=float32)
+        >>> print(lorenz(0.0, jnp.array([1.0, 1.0, 3.0]), jnp.array(28.0)))
+        [ 0. 24. -7.]
     """
     u, v, w = y
     return jnp.stack([10 * (v - u), u * (rho - w) - v, u * v - 8 / 3 * w])
@@ -118,7 +118,8 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         UserError: a field is out of range; the message names it.
 
     Example:
-        >>> check(Config(tile=0), None)
+        >>> from probjax import sharding
+        >>> check(Config(tile=0), sharding.make_mesh(1))
         Traceback (most recent call last):
         probjax.experiments.runs.UserError: config.tile must be at least 1, got 0
     """
@@ -217,8 +218,8 @@ def relative_error(ends: np.ndarray, rho: np.ndarray, end_time: float) -> float:
 
     Example:
         >>> still = np.array([[np.exp(-10.0), 0.0, 0.0]])
-        >>> relative_error(still, np.array([0.0]), 0.0) > 1  # at time zero it is (1, 0, 0)
-        np.True_
+        >>> print(f"{relative_error(still, np.array([0.0]), 0.0):.3f}")  # at time zero it is (1, 0, 0)
+        1.000
     """
     from scipy.integrate import solve_ivp
 

@@ -61,7 +61,7 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def table_of(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table_of(found: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Lay out the optima, and what is known from elsewhere.
 
     Args:
