@@ -241,7 +241,7 @@ def growth(name: str) -> float:
     return largest
 
 
-def floor(cell: Cell, num_steps: float) -> float:
+def floor(cell: Cell, num_steps: float | int) -> float:
     """Tell which relative errors are large enough for a slope.
 
     What is not the method's own must be a twentieth at most, so that it moves a slope by 0.15 at
@@ -349,7 +349,7 @@ def timed(solve: Callable[[], Any], repeats: int) -> float:
 
 def _settings(
     problem: Problem, solver: Solver, tolerances: tuple[float, ...]
-) -> Iterator[tuple[float, Callable[[], _Found]]]:
+) -> Iterator[tuple[float | int, Callable[[], _Found]]]:
     """Each setting with a function that solves; the program is compiled where it can be shared."""
     if solver.family == "adams":
         for i in range(_ADAMS_COUNTS):

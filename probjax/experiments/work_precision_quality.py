@@ -26,7 +26,7 @@ TIMES_GROWTH = 20.0
 
 
 def slope(
-    steps: Sequence[float], errors: Sequence[float], floors: Sequence[float]
+    steps: Sequence[float | int], errors: Sequence[float], floors: Sequence[float]
 ) -> dict[str, Any]:
     """Measure the slope of the logarithm of the error against that of the number of steps.
 
@@ -116,14 +116,15 @@ def verdict(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         problem, solver = cell["problem"], cell["solver"]
         known = SOLVERS[solver]
         if not known.steps_are_fixed:
+            factor = math.inf if cell["factor"] is None else cell["factor"]
             limit, judged = bound(problem), "pass"
-            if not cell["factor"] <= limit:
+            if not factor <= limit:
                 judged = "fail" if known.family == "adaptive" else "review"
                 reasons.append(
-                    f"{problem}/{solver}: the error is {cell['factor']:.3g} times the tolerance, "
-                    f"above {limit:.3g}"
+                    f"{problem}/{solver}: the error is {factor:.3g} times the tolerance, above "
+                    f"{limit:.3g}"
                 )
-            note(f"{problem}: error in tolerances", cell["factor"], limit, solver, judged)
+            note(f"{problem}: error in tolerances", factor, limit, solver, judged)
         elif problem in SMOOTH:
             if cell["slope"] is None:
                 reasons.append(f"{problem}/{solver}: no slope could be measured ({cell['flag']})")

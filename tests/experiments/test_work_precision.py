@@ -41,7 +41,7 @@ def test_bad_configs_are_refused(fields, message):
 
 def test_a_small_run_is_cut_and_goes_on_with_the_same_numbers(tmp_path, capsys):
     small = [
-        "--config.problems", "pendulum", "--config.solvers", "rk4", "adaptive_bogacki_shampine",
+        "--config.problems", "pendulum", "--config.solvers", "rk4", "adaptive_heun_euler",
         "--config.tolerances", "1e-3", "1e-5", "--config.most-evaluations=2048",
         "--config.repeats=1",
     ]  # fmt: skip
