@@ -153,7 +153,7 @@ def order_residuals(
         embedded: as for `elementary_weight`.
 
     Returns:
-        `{tree: residual}`, smaller trees first.
+        A dictionary from trees to residuals, smaller trees first.
 
     Example:
         >>> from probjax.diffeq import tableaus

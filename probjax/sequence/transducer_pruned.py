@@ -220,8 +220,8 @@ def take_band(
         width: lanes of each frame.
 
     Returns:
-        `(T, W, *P)` or `(B, T, W, *P)`, to be joined with `enc[..., None, :]`; lanes beyond the
-        last repeat it.
+        `(T, W, *P)` or `(B, T, W, *P)`, to be joined with the encoder's `(B, T, 1, *P)`; lanes
+        beyond the last repeat it.
 
     Raises:
         ValueError: the shapes do not fit.
