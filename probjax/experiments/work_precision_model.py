@@ -27,6 +27,15 @@ from probjax.diffeq import (
 )
 from probjax.diffeq.problems import PROBLEMS as ALL_PROBLEMS
 from probjax.diffeq.problems import Problem
+from probjax.experiments.work_precision_reference import (
+    EPS,
+    GROWTH,
+    Found,
+    dop853,
+    reference,
+    relative,
+    start_of,
+)
 
 PROBLEMS = ("pendulum", "lotka_volterra", "kepler", "van_der_pol", "pleiades")
 """Keys of `diffeq.problems.PROBLEMS`."""
@@ -34,17 +43,6 @@ PROBLEMS = ("pendulum", "lotka_volterra", "kepler", "van_der_pol", "pleiades")
 BLOCK = 64
 """Steps of one call of a fixed-step solver; how many calls there are is the bound of a loop, so
 that one program serves every number of steps."""
-
-EPS = float(np.finfo(np.float64).eps)
-
-GROWTH = {
-    "pendulum": 3.854,
-    "lotka_volterra": 85.5,
-    "kepler": 465.0,
-    "van_der_pol": 1.787,
-    "pleiades": 6603.0,
-}
-"""What `growth` gives, which takes seconds to compile."""
 
 
 class Cell(NamedTuple):
@@ -85,15 +83,6 @@ class Run(NamedTuple):
     """Of the field; for an implicit solver, stages that were solved for."""
     seconds: float | None
     """Median of the repetitions, when it is timed."""
-
-
-class Reference(NamedTuple):
-    """The end as it should be."""
-
-    end: np.ndarray
-    """Laid out like the state."""
-    uncertainty: float
-    """What of it may be wrong, relative; zero for a closed form."""
 
 
 def _solvers() -> dict[str, Solver]:
@@ -155,92 +144,6 @@ def cells_of(problems: Sequence[str], solvers: Sequence[str]) -> list[Cell]:
     ]
 
 
-@functools.cache
-def reference(name: str) -> Reference:
-    """Find the end of a problem: its closed form, or DOP853 with a relative tolerance of 1e-13.
-
-    Without a closed form the tolerance 1e-12 is tried too: its error is ten times larger, so a
-    ninth of the difference is what the tighter one may err by.
-
-    Args:
-        name: the problem.
-
-    Returns:
-        The end, and how far it can be trusted.
-
-    Example:
-        >>> found = reference("pendulum")
-        >>> print(found.end.shape, found.uncertainty)
-        (2,) 0.0
-    """
-    problem = ALL_PROBLEMS[name]
-    if name == "pendulum":
-        return Reference(_pendulum(problem), 0.0)
-    with jax.enable_x64(True):
-        if problem.exact is not None:
-            exact = jax.jit(lambda: problem.exact(problem.span[1], problem.args))
-            return Reference(np.asarray(exact()), 0.0)
-        ends = [_dop853(problem, rtol, 0.01 * rtol)[0] for rtol in (1e-12, 1e-13)]
-    return Reference(ends[1], relative(ends[0], ends[1]) / 9)
-
-
-def _pendulum(problem: Problem) -> np.ndarray:
-    """`sin(angle / 2) = k sn(t + t0, k)`, with k from the energy."""
-    from scipy.special import ellipj, ellipkinc
-
-    angle, speed = problem.y0
-    m = np.sin(angle / 2) ** 2 + (speed / 2) ** 2
-    first = ellipkinc(np.arcsin(np.sin(angle / 2) / np.sqrt(m)), m)
-    sn, cn, _, _ = ellipj(first + problem.span[1], m)
-    return np.array([2 * np.arcsin(np.sqrt(m) * sn), 2 * np.sqrt(m) * cn])
-
-
-def growth(name: str) -> float:
-    r"""Tell how much an error of one tolerance, made at the worst time, has grown at the end.
-
-    $$\max_s\lVert D(t_1)^{-1}\,\frac{\partial y(t_1)}{\partial y(s)}\,D(s)\rVert_\infty,
-    \qquad D=\mathrm{diag}(1+|y|)$$
-
-    Args:
-        name: the problem.
-
-    Returns:
-        The largest over 64 times `s` and the end, at least 1.
-
-    Example:
-        >>> print(f"{growth('pendulum'):.3f}")
-        3.854
-    """
-    problem = ALL_PROBLEMS[name]
-    first, last = problem.span
-    with jax.enable_x64(True):
-        y0, args = _start(problem)
-        shape, length = y0.shape, (last - first) / 64
-
-        def piece(t: Any, y: Any) -> Any:
-            found = solve_fixed(
-                problem.field, y.reshape(shape), t, t + length, num_steps=128, method="tsit5",
-                args=args, checkpoint="none",
-            )  # fmt: skip
-            return found.y.reshape(-1)
-
-        @jax.jit
-        def pieces(y: jax.Array) -> Any:
-            def one(y: Any, k: Any) -> Any:
-                t = first + k * length
-                return piece(t, y), (y, jax.jacfwd(piece, argnums=1)(t, y))
-
-            end, (starts, slopes) = jax.lax.scan(one, y, jnp.arange(64.0))
-            return end, starts, slopes
-
-        end, starts, slopes = jax.device_get(pieces(y0.reshape(-1)))
-    total, largest = np.diag(1 / (1 + np.abs(end))), 1.0
-    for start, slope in zip(starts[::-1], slopes[::-1], strict=True):
-        total = total @ slope
-        largest = max(largest, float(np.max(np.abs(total) @ (1 + np.abs(start)))))
-    return largest
-
-
 def floor(cell: Cell, num_steps: float | int) -> float:
     """Tell which relative errors are large enough for a slope.
 
@@ -261,25 +164,6 @@ def floor(cell: Cell, num_steps: float | int) -> float:
     """
     rounding = EPS * num_steps**0.5 * GROWTH[cell.problem]
     return max(1e3 * EPS, 20 * reference(cell.problem).uncertainty, 20 * rounding)
-
-
-def relative(end: np.ndarray, exact: np.ndarray) -> float:
-    """Compare two ends.
-
-    Args:
-        end: what was found.
-        exact: what it should be.
-
-    Returns:
-        Root mean square of the difference over that of `exact`; infinite for what is not finite.
-
-    Example:
-        >>> relative(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
-        0.1
-    """
-    if not np.all(np.isfinite(end)):
-        return float("inf")
-    return float(np.sqrt(np.sum((end - exact) ** 2) / np.sum(exact**2)))
 
 
 def curve(
@@ -320,9 +204,6 @@ def curve(
     return runs
 
 
-_Found = tuple[np.ndarray, int, bool]
-
-
 def timed(solve: Callable[[], Any], repeats: int) -> float:
     """Time a run that has been compiled.
 
@@ -349,7 +230,7 @@ def timed(solve: Callable[[], Any], repeats: int) -> float:
 
 def _settings(
     problem: Problem, solver: Solver, tolerances: tuple[float, ...]
-) -> Iterator[tuple[float | int, Callable[[], _Found]]]:
+) -> Iterator[tuple[float | int, Callable[[], Found]]]:
     """Each setting with a function that solves; the program is compiled where it can be shared."""
     if solver.family == "adams":
         for i in range(_ADAMS_COUNTS):
@@ -367,26 +248,20 @@ def _settings(
         if rtol < 10.0 ** (-2 * solver.order - 2) or (solver.method == "Kvaerno5" and rtol < 1e-6):
             return
         if solver.family == "scipy":
-            yield rtol, functools.partial(_dop853, problem, rtol, rtol)
+            yield rtol, functools.partial(dop853, problem, rtol, rtol)
         else:
             yield rtol, functools.partial(_call, program, rtol)
 
 
-def _call(program: Callable[..., Any], *inputs: Any) -> _Found:
+def _call(program: Callable[..., Any], *inputs: Any) -> Found:
     with jax.enable_x64(True):
         end, evaluations, ok = jax.device_get(program(*inputs))
     return np.asarray(end), int(evaluations), bool(ok)
 
 
-def _start(problem: Problem) -> tuple[jax.Array, Any]:
-    with jax.enable_x64(True):
-        as_double = functools.partial(jnp.asarray, dtype=jnp.float64)
-        return as_double(problem.y0), jax.tree.map(as_double, problem.args)
-
-
 def _in_blocks(problem: Problem, solver: Solver) -> Callable[[int], Any]:
     """One program for every number of steps: a loop over calls of `BLOCK` steps."""
-    y0, args = _start(problem)
+    y0, args = start_of(problem)
     start = y0
     if solver.family == "symplectic":
         half = y0.shape[0] // 2
@@ -420,7 +295,7 @@ def _in_blocks(problem: Problem, solver: Solver) -> Callable[[int], Any]:
 
 
 def _adams(problem: Problem, kind: str, num_steps: int) -> Callable[[], Any]:
-    y0, args = _start(problem)
+    y0, args = start_of(problem)
 
     @jax.jit
     def run(y: jax.Array) -> Any:
@@ -433,7 +308,7 @@ def _adams(problem: Problem, kind: str, num_steps: int) -> Callable[[], Any]:
 
 
 def _adaptive(problem: Problem, method: str) -> Callable[[float], Any]:
-    y0, args = _start(problem)
+    y0, args = start_of(problem)
 
     @jax.jit
     def run(rtol: jax.Array) -> Any:
@@ -449,7 +324,7 @@ def _adaptive(problem: Problem, method: str) -> Callable[[float], Any]:
 def _diffrax(problem: Problem, method: str) -> Callable[[float], Any]:
     import diffrax
 
-    y0, args = _start(problem)
+    y0, args = start_of(problem)
     solver = getattr(diffrax, method)()
     stages = solver.tableau.num_stages
     new = stages - 1 if solver.tableau.fsal else stages
@@ -471,23 +346,3 @@ def _diffrax(problem: Problem, method: str) -> Callable[[float], Any]:
             return run(rtol)
 
     return promoting
-
-
-@functools.cache
-def _compiled_field(name: str) -> Callable[[Any, Any], Any]:
-    problem = ALL_PROBLEMS[name]
-    y0, args = _start(problem)
-    return jax.jit(lambda t, y: problem.field(t, y.reshape(y0.shape), args).reshape(-1))
-
-
-def _dop853(problem: Problem, rtol: float, atol: float) -> _Found:
-    from scipy.integrate import solve_ivp
-
-    field, start = _compiled_field(problem.name), np.asarray(problem.y0, np.float64)
-    with jax.enable_x64(True):
-        found = solve_ivp(
-            lambda t, y: np.asarray(field(t, y)), problem.span, start.reshape(-1),
-            method="DOP853", rtol=rtol, atol=atol, t_eval=problem.span[1:],
-        )  # fmt: skip
-    end = found.y[:, -1].reshape(start.shape) if found.success else np.full_like(start, np.nan)
-    return end, int(found.nfev), bool(found.success)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from probjax.diffeq import empirical_order
-from probjax.experiments.work_precision_model import GROWTH, SOLVERS
+from probjax.experiments.work_precision_model import SOLVERS
+from probjax.experiments.work_precision_reference import GROWTH
 
 SMOOTH = ("pendulum", "kepler")
 """Problems whose slopes are judged: all others are uneven, and a curve may reach rounding before

@@ -2,14 +2,8 @@
 
 import jax
 import numpy as np
-import pytest
 
 from probjax.experiments import work_precision_model as model
-
-
-def test_the_pendulum_has_the_end_that_tight_tolerances_find():
-    end = model._dop853(model.ALL_PROBLEMS["pendulum"], 1e-10, 1e-12)[0]
-    np.testing.assert_allclose(end, model.reference("pendulum").end, atol=1e-8)
 
 
 def test_symplectic_solvers_run_where_they_apply():
@@ -43,18 +37,3 @@ def test_blocks_are_one_solve():
 def test_a_floor_knows_steps_and_reference():
     few, many = (model.floor(model.Cell("kepler", "rk4"), n) for n in (64, 6400))
     assert np.isclose(many, 10 * few) and few > 1e3 * model.EPS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", model.PROBLEMS)
-def test_growth_is_what_is_written(name):
-    assert model.growth(name) == pytest.approx(model.GROWTH[name], rel=1e-3)
-
-
-@pytest.mark.slow
-def test_pleiades_ends_where_the_test_set_says():
-    """First entries of the reference solution in the test set of Bari (Mazzia, Magherini)."""
-    found = model.reference("pleiades")
-    first = [0.3706139143970502, 3.237284092057233, -3.222559032418324, 0.6597091455775310]
-    np.testing.assert_allclose(found.end[0, :4, 0], first, rtol=1e-9)
-    assert found.uncertainty < 1e-11
