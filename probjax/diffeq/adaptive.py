@@ -188,13 +188,13 @@ def _integrate(
         row = row + 1
     elif times is not None:
         row = row + (times[0] == state.t).astype(jnp.int32)
-    index = jnp.zeros_like(state.num_steps)
+    index = jnp.zeros_like(state.num_steps.reshape(-1)[0])
     made = _Record(state.t, state.y, state.step_size, state.after_rejection, row)
     records = _empty(made, rule.max_steps) if record else None
 
     def goes_on(carry: Any) -> Any:
         index, state, *_ = carry
-        return (index < rule.max_steps) & _any_of_batch(is_running(state, t1))
+        return (index < rule.max_steps) & _any_of_batch(jnp.any(is_running(state, t1)))
 
     def body(carry: Any) -> Any:
         index, state, row, kept, records = carry

@@ -11,8 +11,8 @@ r"""Many trajectories of one equation, on one device or several, each device sto
 [ True  True  True] (3,)
 
 No number crosses from one trajectory to another, so nothing crosses from one device to another:
-each shard, and with `tile` each tile, runs until its own slowest trajectory is done. In fixed
-steps states of up to 32 scalars are carried as separate `components`, which is faster than rows.
+each shard, and with `tile` each tile, runs until its own slowest trajectory is done. Fields of
+states of up to 32 scalars are written out as `components`, which is faster than rows.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def solve_ensemble(
         order_by: a difficulty for each trajectory `(N,)`, or `"pilot"`: the steps that a loose run
             takes. Neighbours in difficulty then share a tile, and tiles are dealt to the devices in
             turns. The answers come in the original order.
-        layout: `"components"`, `"stacked"` (a `vmap` of the field), or `"auto"`: components in
-            fixed steps for states of up to 32 scalars that have such a form; else stacked.
+        layout: `"components"`, `"stacked"` (a `vmap` of the field), or `"auto"`: components for
+            states of up to 32 scalars whose field has such a form; else stacked.
 
     Returns:
         A `Solution` whose every field has the leading axis `N`. A trajectory that fails keeps its

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from probjax.core import rows, trees
+from probjax.core import rows
 from probjax.diffeq import tableaus
 from probjax.diffeq.runge_kutta import rk_step
 from probjax.diffeq.solution import VectorField, checked_state, time_dtype
@@ -49,7 +49,10 @@ class Controller(NamedTuple):
 
 
 class AdaptiveState(NamedTuple):
-    """What `adaptive_step` carries."""
+    """What `adaptive_step` carries.
+
+    For `N` trajectories side by side numbers have shape `(1, N)` and leaves of the state `(d, N)`.
+    """
 
     t: Float[Array, ""]
     """Time."""
@@ -176,7 +179,7 @@ def adaptive_init(
         order = _error_order(tableau) - 1
         size = _first_size(vector_field, t0, y0, t1, slope, order, rtol, atol, args)
     else:
-        size = jnp.asarray(first_step, dtype)
+        size = jnp.broadcast_to(jnp.asarray(first_step, dtype), t0.shape)
     sources = (t0, t1, y0, slope, size, jnp.asarray(rtol), jnp.asarray(atol))
     t0, y0, slope, size = rows.varying_over((t0, y0, slope, size), sources)
     count = jnp.zeros_like(size, jnp.int32)
@@ -238,15 +241,16 @@ def adaptive_step(
     last = 1.01 * jnp.abs(h) >= jnp.abs(remaining)  # rather than a crumb as the next step
     tried = jnp.where(last, remaining, h)
     # Every entry of the new state asks whether the step was kept, hence for all the others: the
-    # barrier keeps XLA from computing the stages again for each.
+    # barrier keeps XLA from computing the stages again for each. On CPU the root does so, which XLA
+    # computes once for all that read it, as it does not with what is cheaper.
     y1, error, slope1 = jax.lax.optimization_barrier(
         rk_step(tableau, vector_field, t, y, tried, args, f0=state.slope)
     )
-    square = jax.lax.stop_gradient(_mean_square(error, y, y1, rtol, atol))
-    finite = jnp.isfinite(square) & trees.all_finite(y1)
-    accepted = active & finite & (square <= 1)
+    error = jax.lax.stop_gradient(_root_mean_square(error, y, y1, rtol, atol, t.shape))
+    finite = jnp.isfinite(error)
+    accepted = active & finite & (error <= 1)
 
-    log_error = 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(dtype).tiny))
+    log_error = jnp.log(jnp.maximum(error, math.sqrt(jnp.finfo(dtype).tiny)))
     ratio = _ratio(log_error, accepted, state, _error_order(tableau), controller)
     proposed = tried * jnp.where(finite, ratio, controller.min_factor)
     # A step cut short by `t1` says nothing against the longer one that had been planned.
@@ -270,10 +274,10 @@ def adaptive_step(
         state.num_steps + active.astype(jnp.int32),
         state.num_accepted + accepted.astype(jnp.int32),
     )
-    return new, AdaptiveInfo(accepted, tried, jnp.sqrt(square))
+    return new, AdaptiveInfo(accepted, tried, error)
 
 
-def is_running(state: AdaptiveState, t1: ArrayLike) -> Bool[Array, ""]:
+def is_running(state: AdaptiveState, t1: ArrayLike) -> Bool[Array, "..."]:
     """Tell whether a state has neither reached its end nor failed.
 
     Args:
@@ -344,18 +348,28 @@ def _ratio(
     return jnp.clip(factor, controller.min_factor, largest.astype(factor.dtype))
 
 
-def _mean_square(error: Any, y: Any, y1: Any, rtol: ArrayLike, atol: ArrayLike) -> Any:
-    """Mean square of the error over its allowance, over all entries of the tree."""
+def _root_mean_square(
+    error: Any, y: Any, y1: Any, rtol: ArrayLike, atol: ArrayLike, shape: tuple[int, ...]
+) -> Any:
+    """Of the error over its allowance, over the entries of one trajectory; NaN where y or y1 is not
+    finite. `shape` is that of the time: `()`, or `(1, N)` where trajectories lie side by side.
+    """
     leaves = jax.tree.leaves(error)
     total = None
+
+    def add(part: Any) -> Any:
+        if not shape:
+            return jnp.sum(part) if part.ndim else part
+        # Row after row: XLA's CPU library for sums costs more than the rest of the step.
+        return functools.reduce(jnp.add, [part[k : k + 1] for k in range(part.shape[0])])
+
     for e, a, b in zip(leaves, jax.tree.leaves(y), jax.tree.leaves(y1), strict=True):
         size = jnp.maximum(jnp.abs(a), jnp.abs(b))
         allowed = jnp.asarray(atol, size.dtype) + jnp.asarray(rtol, size.dtype) * size
-        part = jnp.square(jnp.abs(e) / allowed)
-        part = jnp.sum(part) if part.ndim else part
-        part = part.astype(time_dtype(y))
+        part = jnp.square(jnp.abs(e) / allowed) + 0 * size
+        part = add(part).astype(time_dtype(y))
         total = part if total is None else total + part
-    return total / sum(leaf.size for leaf in leaves)
+    return jnp.sqrt(total / (sum(leaf.size for leaf in leaves) // math.prod(shape)))
 
 
 def _first_size(
@@ -363,7 +377,7 @@ def _first_size(
     args: Any,
 ) -> Any:  # fmt: skip
     def norm(tree: Any) -> Any:
-        return jnp.sqrt(_mean_square(tree, y0, y0, rtol, atol))
+        return _root_mean_square(tree, y0, y0, rtol, atol, t0.shape)
 
     def move(leaf: Any, change: Any, h: Any) -> Any:
         return leaf + h.astype(leaf.dtype) * change

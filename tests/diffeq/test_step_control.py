@@ -255,3 +255,26 @@ def test_what_is_done_stays():
 def test_a_method_without_an_estimate_is_named():
     with pytest.raises(ValueError, match="embedded weights, which 'rk4' has not"):
         step_control.embedded_pair("rk4")
+
+
+def test_trajectories_side_by_side_take_the_steps_of_each(x64):
+    """State `(3, N)` and numbers `(1, N)`, one of which is not finite; against a `vmap`."""
+    options = {"rtol": 1e-4, "atol": 1e-6}
+    starts = jnp.stack([START, 2 * START, np.array([1e308, 1.0, 1e10])])
+
+    def several(field, y0, t0, args):
+        # Long enough that the estimated error is no difference of rounding errors.
+        state = adaptive_init(field, y0, t0, 2.0, args=args, first_step=0.3, **options)
+        for _ in range(2):
+            state, info = adaptive_step(field, state, 2.0, args=args, **options)
+        return state, info
+
+    def side_by_side(t, y, args):
+        return jax.vmap(field, in_axes=(0, 1, 0), out_axes=1)(t[0], y, args[0])
+
+    rate = jnp.array([1.3, 0.7, 1.0])
+    found = jax.jit(lambda y: several(side_by_side, y.T, jnp.full((1, 3), 0.3), rate[None]))(starts)
+    wanted = jax.jit(jax.vmap(lambda y, a: several(field, y, 0.3, a)))(starts, rate)
+    assert not np.isfinite(wanted[1].error[2]) and np.isfinite(wanted[1].error[:2]).all()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a.T.reshape(b.shape), b, rtol=1e-9)
