@@ -176,7 +176,14 @@ def run_ensemble(
         return program(items, (rest, shared), options)
 
     items = (starts, mapped, None if key is None else keys.item_keys(key, num_items))
-    if order_by is None or num_items == 0:
+    if num_items == 0:
+        # Shapes of the answer to one; a record cannot be referred to weakly, as a trace wants.
+        one = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), items
+        )
+        found = jax.eval_shape(lambda *given: job(*given), one, (rest, shared), options)
+        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), found)
+    if order_by is None:
         return run(items, options)
     if isinstance(order_by, str):
         checks.one_of("order_by", order_by, ("pilot",))

@@ -41,6 +41,12 @@ def run_lorenz(devices=1, start=START, rho=RHO, **options):
     return solve_lorenz(y0=start, args=(rho, (shared[0], shared[1])), mesh=mesh, **options)
 
 
+@pytest.mark.parametrize("options", [FIXED, ADAPTIVE], ids=["fixed", "adaptive"])
+def test_no_trajectories_have_no_rows(options):
+    found = run_lorenz(2, start=START[:0], rho=RHO[:0], **options)
+    assert found.y.shape == (0, 3) and found.result.shape == (0,)
+
+
 @pytest.mark.bits
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_equal_bits_on_any_number_of_devices(devices):
