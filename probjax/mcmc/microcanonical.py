@@ -37,8 +37,8 @@ from probjax.mcmc.program import count_chains, layout, on_host
 from probjax.mcmc.warmup import Warmup
 from probjax.sharding import place
 
-# The minimal-norm integrator, BlackJAX's default, takes two gradients a step.
 GRADIENTS_PER_STEP = 2
+"""Of the minimal-norm integrator, BlackJAX's default."""
 
 
 class MicrocanonicalParams(NamedTuple):

@@ -28,6 +28,7 @@ from probjax.sharding.bits import map_tiles, same_bits_options
 from probjax.sharding.meshes import auto_mesh, place
 
 InAxes = int | None | tuple[int | None, ...]
+"""As for `jax.vmap`, of whole arguments: 0 is mapped, `None` is shared."""
 
 
 def map_items(
