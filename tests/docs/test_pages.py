@@ -155,6 +155,21 @@ def test_no_two_pages_need_each_other():
     TopologicalSorter(needs).prepare()
 
 
+# What is not running text: code, tables, mathematics and links.
+NO_TEXT = r"(?ms)^[ \t]*```.*?^[ \t]*```|^\|.*?$|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\[[^\]\n]*\]\([^)\n]*\)"
+
+
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_an_equation_is_linked_wherever_it_is_named(page):
+    text = page.read_text()
+    boxes = re.findall(r'(?ms)<div class="equation" id="[\w-]+" markdown>(.*?)</div>', text)
+    numbers = re.findall(r"\\tag\{(.*?)\}", "".join(boxes))
+    assert numbers == re.findall(r"\\tag\{(.*?)\}", text), "a numbered equation has an anchor"
+    assert numbers == [str(i + 1) for i in range(len(numbers))]
+    named = re.findall(r"(?<!\w)\((\d{1,2})\)", re.sub(NO_TEXT, "", text))
+    assert not set(named) & set(numbers)
+
+
 def test_drawings_are_reproducible():
     for drawing in (DOCS / "assets").rglob("*.svg"):
         text = drawing.read_text()
