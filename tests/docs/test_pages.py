@@ -156,7 +156,10 @@ def test_no_two_pages_need_each_other():
 
 
 # What is not running text: code, tables, mathematics and links.
-NO_TEXT = r"(?ms)^[ \t]*```.*?^[ \t]*```|^\|.*?$|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\[[^\]\n]*\]\([^)\n]*\)"
+NO_TEXT = (
+    r"(?ms)^[ \t]*```.*?^[ \t]*```|^\|.*?$|\$\$.*?\$\$"
+    r"|\$[^$\n]*\$|`[^`\n]*`|\[[^\]\n]*\]\([^)\n]*\)"
+)
 
 
 @pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.relative_to(DOCS).as_posix())
