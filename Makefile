@@ -20,7 +20,8 @@ test: $(VENV)/.test  ## the tests and every documentation snippet
 test-slow: $(VENV)/.test  ## what takes minutes: killed runs, equal bits, deliberate mistakes, the demo's quality
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "(slow or bits) and not browser"
 
-test-site: $(VENV)/.docs $(VENV)/.test katex  ## links, anchors, and the pages in a browser
+test-site: $(VENV)/.docs $(VENV)/.test  ## links, anchors, and the pages in a browser
+	$(BIN)/python docs/vendor.py --tools
 	$(BIN)/python -m pytest -m "slow or not slow" tests/docs
 
 lint: $(VENV)/.test  ## style
@@ -30,14 +31,14 @@ lint: $(VENV)/.test  ## style
 contract: $(VENV)/.test  ## which floor may import which
 	$(BIN)/lint-imports
 
-.PHONY: katex
-katex: $(VENV)/.docs
-	$(BIN)/python docs/vendor_katex.py
+.PHONY: vendor
+vendor: $(VENV)/.docs
+	$(BIN)/python docs/vendor.py
 
-docs: $(VENV)/.docs katex  ## build the site into site/, strictly
+docs: $(VENV)/.docs vendor  ## build the site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-serve: $(VENV)/.docs katex  ## the site at localhost:8000, rebuilt on change
+serve: $(VENV)/.docs vendor  ## the site at localhost:8000, rebuilt on change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 figures: $(VENV)/.run  ## draw the site's figures again
@@ -47,7 +48,7 @@ bench: $(VENV)/.bench  ## the benchmarks beside their peers
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what can be made again
-	rm -rf $(VENV) site build dist .jax_cache .pytest_cache .ruff_cache docs/assets/katex docs/node_modules
+	rm -rf $(VENV) site build dist .jax_cache .pytest_cache .ruff_cache docs/assets/katex docs/assets/iframe-worker docs/node_modules
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,7 @@ __all__ = [
     "metrics",
     "networks",
     "score",
+    "sequence",
     "sharding",
     "targets",
 ]

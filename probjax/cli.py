@@ -26,6 +26,7 @@ USAGE = """usage: probjax COMMAND ...
 
 Exit codes: 0 done, 1 stopped before the end or failed, 2 the input cannot be used.
 Set PROBJAX_DEBUG=1 for the traceback of an error."""
+"""What `probjax --help` prints."""
 
 
 @dataclasses.dataclass(frozen=True)

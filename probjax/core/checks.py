@@ -35,6 +35,9 @@ def only_concrete() -> Iterator[None]:
     For programs whose caller has checked the values before they enter: a check that waits in a
     compiled program for `checkify` sends every call of it through Python, a millisecond or two.
 
+    Yields:
+        Nothing.
+
     Example:
         >>> from jax.experimental import checkify
         >>> def run(x):
@@ -227,7 +230,7 @@ def floating(name: str, array: Array) -> None:
 
     Args:
         name: the argument's name, for the message.
-        array: the array.
+        array: the array, of any shape.
 
     Raises:
         TypeError: its dtype is not floating.

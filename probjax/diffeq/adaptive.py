@@ -51,6 +51,7 @@ from probjax.diffeq.step_control import (
 )
 
 GRADIENTS = ("reverse", "forward")
+"""Directions in which a solve can be differentiated."""
 
 
 def solve_adaptive(

@@ -1,12 +1,15 @@
 r"""From some solutions of $y'=A(t)\,y$ to all: the last column, and reduction of order.
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax.diffeq.completion import complete_fundamental_matrix
 >>> def A_fn(t):  # a rotation: (cos, sin) solves it, (-sin, cos) completes it
 ...     return jnp.array([[0.0, -1.0], [1.0, 0.0]])
 >>> def X_fn(t):
 ...     return jnp.stack([jnp.cos(t), jnp.sin(t)])[:, None]
->>> found = complete_fundamental_matrix(A_fn, X_fn, 0.0, jnp.array([jnp.pi / 2]), panels=2)
+>>> @jax.jit
+... def complete(times):
+...     return complete_fundamental_matrix(A_fn, X_fn, 0.0, times, panels=2)
+>>> found = complete(jnp.array([jnp.pi / 2]))
 >>> print(bool(jnp.allclose(found.x, jnp.array([[-1.0, 0.0]]), atol=1e-6)))
 True
 """
@@ -116,9 +119,9 @@ def complete_fundamental_matrix(
         ValueError: `X_fn(t)` does not have n-1 columns, `panels < 1`, times that are not monotone.
 
     Example:
-        >>> found = complete_fundamental_matrix(
+        >>> found = jax.jit(lambda times: complete_fundamental_matrix(
         ...     lambda t: jnp.eye(2), lambda t: jnp.exp(t) * jnp.array([[3.0], [4.0]]),
-        ...     0.0, jnp.array([1.0]), panels=1)
+        ...     0.0, times, panels=1))(jnp.array([1.0]))
         >>> print(found.wronskian.round(3))  # e^2
         [7.389]
     """
@@ -234,9 +237,9 @@ def reduce_order(
         ValueError: `X_fn(t)` does not have 1 to n-1 columns, or as for `fundamental_matrix`.
 
     Example:
-        >>> found = reduce_order(  # the double eigenvalue 0 of [[0, 1], [0, 0]]
+        >>> found = jax.jit(lambda times: reduce_order(  # the double eigenvalue 0
         ...     lambda t: jnp.array([[0.0, 1.0], [0.0, 0.0]]), lambda t: jnp.eye(2)[:, :1],
-        ...     0.0, jnp.array([3.0]), num_steps=2)
+        ...     0.0, times, num_steps=2))(jnp.array([3.0]))
         >>> print(jnp.abs(found.N[0, :, 0]), jnp.abs(found.C[0, 0]))
         [0. 1.] [3.]
     """

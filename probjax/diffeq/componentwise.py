@@ -51,9 +51,11 @@ _STRUCTURAL = (
     "broadcast_in_dim concatenate expand_dims pad reshape rev slice split squeeze stack transpose"
 )
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+"""Primitives that treat each entry alone."""
 STRUCTURAL = frozenset(_STRUCTURAL.split())
-# Entries are moved to places that other arguments tell: (how many operands hold entries).
+"""Primitives that move entries to places known when traced."""
 PLACED = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
+"""Primitives that move entries to places that other arguments tell; how many operands hold them."""
 REDUCTIONS = {
     "reduce_sum": jax.lax.add,
     "reduce_prod": jax.lax.mul,
@@ -62,13 +64,16 @@ REDUCTIONS = {
     "reduce_and": jax.lax.bitwise_and,
     "reduce_or": jax.lax.bitwise_or,
 }
+"""Reductions, each as the operation of two entries."""
 RUNNING = {
     "cumsum": jax.lax.add,
     "cumprod": jax.lax.mul,
     "cummax": jax.lax.max,
     "cummin": jax.lax.min,
 }
+"""Running reductions, likewise."""
 BARRIER = "optimization_barrier"
+"""Hands its operands on."""
 OPENED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -80,6 +85,7 @@ OPENED = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+"""Calls whose programs are opened, each with the name of the parameter that holds it."""
 
 
 def components(

@@ -1,13 +1,15 @@
 r"""The solution between the ends of its steps.
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax.diffeq.adaptive import solve_adaptive
 >>> def field(t, y, args):
 ...     return jnp.stack([y[1], -y[0]])
->>> steps = solve_adaptive(field, jnp.array([0.0, 1.0]), 0.0, 3.0, rtol=1e-6, atol=1e-6,
-...                        save_at="steps", max_steps=64)
->>> sine = dense_output(field, steps, method="tsit5")
->>> print(f"{sine(2.0)[0]:.4f} {jnp.sin(2.0):.4f}")
+>>> @jax.jit
+... def sine(t):
+...     steps = solve_adaptive(field, jnp.array([0.0, 1.0]), 0.0, 3.0, rtol=1e-6, atol=1e-6,
+...                            save_at="steps", max_steps=64)
+...     return dense_output(field, steps, method="tsit5")(t)[0]
+>>> print(f"{sine(2.0):.4f} {jnp.sin(2.0):.4f}")
 0.9093 0.9093
 
 The rows are enough: the slopes, or the stages of the one step that is asked for, are evaluated

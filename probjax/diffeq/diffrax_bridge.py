@@ -32,11 +32,17 @@ class TableauInterpolation(diffrax.AbstractLocalInterpolation):
     """Within a step: the method's own quartic where `stages` are given, else the cubic."""
 
     t0: Any
+    """Start of the step."""
     t1: Any
+    """Its end."""
     y0: Any
+    """State at the start."""
     y1: Any
+    """State at the end."""
     stages: Any
+    """Slopes times the step: of all stages for the quartic, of both ends for the cubic."""
     weights: Any = eqx.field(static=True)
+    """Coefficients of the quartic, or `None`."""
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> Any:
         """Return the state at a time, or the difference between two.
@@ -60,8 +66,10 @@ class TableauSolver(diffrax.AbstractSolver):
     """An explicit Runge-Kutta method for diffrax, its stages unrolled. Made by `to_diffrax`."""
 
     tableau: tableaus.Tableau = eqx.field(static=True)
+    """The method."""
 
     term_structure: ClassVar = diffrax.AbstractTerm
+    """What diffrax checks its terms against."""
 
     @property
     def interpolation_cls(self) -> Callable[..., Any]:  # type: ignore[override]

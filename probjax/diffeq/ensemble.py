@@ -136,7 +136,7 @@ def run_ensemble(
     Args:
         job: `job(items, shared, options)`, the solve of a block; it has `num_steps`.
         y0: starts.
-        leaves: those of `args` with and those without a leading axis.
+        leaves: those of `args`, of shapes `(N, ...)` and without that axis.
         options: `t0, t1, rtol, atol, first_step`.
         in_axes: as for `solve_ensemble`, and so are the others.
         key: for the noise.

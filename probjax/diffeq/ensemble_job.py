@@ -30,6 +30,7 @@ from probjax.diffeq.solution import Solution, Stats, VectorField
 from probjax.diffeq.tableaus import Tableau, as_tableau
 
 LAYOUTS = ("auto", "components", "stacked")
+"""What `solve_ensemble` takes as `layout`."""
 MOST_COMPONENTS = 32
 """Up to so many scalars in a state, `layout="auto"` takes them apart."""
 
@@ -41,16 +42,23 @@ class Job(NamedTuple):
     """The solve of one trajectory. Equal jobs share a compiled program."""
 
     vector_field: VectorField
+    """`vector_field(t, y, args)`."""
     diffusion: VectorField | None
+    """Of a stochastic equation, likewise; `None` for an ordinary one."""
     method: str | Tableau
+    """What `solve_ensemble` got."""
     num_steps: int | None
+    """Fixed steps; `None` for adaptive ones."""
     save_every: int | None
+    """Steps between states kept; `None` keeps the last."""
     max_steps: int
+    """Bound of adaptive steps."""
     structure: Any
     """Of `args`."""
     is_mapped: tuple[bool, ...]
     """Which of its leaves differ from trajectory to trajectory."""
     as_components: bool
+    """Whether a state is taken apart into scalars."""
 
     def __call__(self, items: Any, shared: Any, options: Any) -> Solution:
         """Solve a block of trajectories, `items = (starts, mapped, keys)`."""
@@ -343,5 +351,12 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def first_of(tree: Any) -> Any:
-    """Shapes of one trajectory."""
+    """Drop the first axis of each leaf.
+
+    Args:
+        tree: leaves `(N, ...)`.
+
+    Returns:
+        Shapes and dtypes of one trajectory.
+    """
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)

@@ -25,6 +25,7 @@ Tree = tuple[Any, ...]
 """A rooted tree: the tuple of its root's subtrees, in canonical order."""
 
 Number = Fraction | float
+"""A coefficient: exact, or a decimal."""
 
 DECIMAL_TOLERANCE = 1e-13
 """Residual that still counts as zero where coefficients are decimals."""
@@ -35,9 +36,13 @@ class Coefficients(Protocol):
     """What the conditions ask of a tableau: `tableaus.Tableau` has it."""
 
     a: tuple[tuple[Number, ...], ...]
+    """Row `i` holds the weights of the stages before stage `i`."""
     b: tuple[Number, ...]
+    """Weights of the stages in the result."""
     b_hat: tuple[Number, ...] | None
+    """Weights in a second result."""
     exact: bool
+    """Whether all are rationals."""
 
 
 def _size(tree: Tree) -> int:
@@ -57,6 +62,9 @@ def rooted_trees(order: int) -> tuple[Tree, ...]:
 
     Returns:
         Nested tuples, each tree once; children stand from large to small.
+
+    Raises:
+        ValueError: `order` is below 1.
 
     Example:
         >>> rooted_trees(2)
@@ -83,6 +91,9 @@ def density(tree: Tree) -> int:
     Args:
         tree: a rooted tree.
 
+    Returns:
+        The product, at least 1.
+
     Example:
         >>> density(((),)), density(((), ())), density((((),),))
         (2, 3, 6)
@@ -95,6 +106,9 @@ def symmetry(tree: Tree) -> int:
 
     Args:
         tree: a rooted tree.
+
+    Returns:
+        The number of ways, at least 1.
 
     Example:
         >>> symmetry(((), (), ())), symmetry((((),), ()))
@@ -109,6 +123,9 @@ def num_labellings(tree: Tree) -> int:
 
     Args:
         tree: a rooted tree with $q$ nodes.
+
+    Returns:
+        The count, at least 1.
 
     Example:
         >>> [num_labellings(tree) for tree in rooted_trees(4)]
@@ -154,6 +171,9 @@ def order_residuals(
 
     Returns:
         A dictionary from trees to residuals, smaller trees first.
+
+    Raises:
+        ValueError: `order` is below 1, or `embedded` without embedded weights.
 
     Example:
         >>> from probjax.diffeq import tableaus
@@ -231,6 +251,9 @@ def principal_error(tableau: Coefficients, *, embedded: bool = False) -> float:
     Args:
         tableau: the method.
         embedded: as for `elementary_weight`.
+
+    Returns:
+        The norm of the residuals of the first order that fails.
 
     Example:
         >>> from probjax.diffeq import tableaus

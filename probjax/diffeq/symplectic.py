@@ -307,6 +307,9 @@ def symplectic_defect(step: Callable[[Phase], Phase], state: Phase) -> Float[Arr
     Returns:
         The defect, zero up to rounding for a symplectic map.
 
+    Raises:
+        ValueError: positions and momenta differ in number.
+
     Example:
         >>> spring = lambda t, q: -q
         >>> start = (jnp.array([1.0]), jnp.array([0.5]))

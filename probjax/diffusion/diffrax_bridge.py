@@ -83,10 +83,13 @@ class ExponentialMultistep(diffrax.AbstractSolver):
     """
 
     num_estimates: int = eqx.field(static=True)
+    """The order."""
     variant: str = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.AbstractTerm
+    """What diffrax checks its terms against."""
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.LocalLinearInterpolation
+    """What diffrax builds from a step."""
 
     def __init__(self, order: int = 2, variant: str = "exact"):
         if order not in (1, 2, 3):

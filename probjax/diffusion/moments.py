@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 NUM_MOMENTS = 4
+"""As many as a polynomial of degree 3 needs."""
 
 
 def moments(
@@ -72,7 +73,7 @@ def interpolation_weights(
     Lagrange's polynomials, multiplied out, with $\mu_j$ for the powers.
 
     Args:
-        mu: the moments, K + 1 at least.
+        mu: the moments, K + 1 at least, of the shape of the nodes.
         nodes: $r_1,\dots,r_K$, distinct and not zero, all of one shape.
 
     Returns:

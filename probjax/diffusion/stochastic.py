@@ -223,6 +223,9 @@ def langevin_corrector(
     Returns:
         Rows of the same shape; a row whose score is zero is returned as it is.
 
+    Raises:
+        ValueError: the shapes differ.
+
     Example:
         >>> import numpy as np
         >>> x, score = jnp.zeros((2, 1)), jnp.array([[2.0], [0.0]])

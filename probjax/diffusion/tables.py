@@ -30,8 +30,11 @@ from probjax.diffusion.schedules import NoiseSchedule
 from probjax.diffusion.step_table import StepGrid, StepTable
 
 VARIANTS = ("exact", "half")
+"""How the first moment is written where two estimates are combined."""
 STARTS = ("cold", "midpoint")
+"""How the first step does without a history."""
 ENDS = ("full", "lower")
+"""Whether the order falls at the end."""
 
 
 def adams_table(

@@ -18,6 +18,7 @@ from probjax.datasets import Images
 from probjax.datasets.digit_lines import DigitLines
 
 NUM_DIGITS = 10
+"""Classes without the blank."""
 
 LIMITS = {
     "label_error_rate": ((0.02, 0.07), (0.015, 0.10)),

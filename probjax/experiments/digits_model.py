@@ -140,9 +140,10 @@ def denoiser(net: Any, params: Any, label: Int[Array, "*labels"] | None = None) 
         ValueError: when called, a class for a network that takes none.
 
     Example:
-        >>> net = make_network(NetworkConfig())
+        >>> net = make_network(NetworkConfig(width=8, num_blocks=1))
         >>> params = init_params(jax.random.key(0), net)
-        >>> print(denoiser(net, params)(jnp.ones(64), 0.5)[:2])  # a fresh network knows nothing
+        >>> clean = jax.jit(denoiser(net, params))(jnp.ones(64), 0.5)
+        >>> print(clean[:2])  # a fresh network knows nothing
         [0.5 0.5]
     """
     if label is None:
@@ -220,11 +221,11 @@ def make_objective(
 
     Example:
         >>> train = datasets.load_digits()
-        >>> objective = make_objective(jax.random.key(0), TrainingConfig(),
-        ...                            make_network(NetworkConfig()), train)
+        >>> net = make_network(NetworkConfig(width=8, num_blocks=1))
+        >>> objective = make_objective(jax.random.key(0), TrainingConfig(), net, train)
         >>> rows = objective.batch_fn(jax.random.key(1), (train.images[:3], train.labels[:3]))
         >>> keys = jax.random.split(jax.random.key(2), 3)
-        >>> objective.loss_fn(objective.params, keys, rows).shape
+        >>> jax.jit(objective.loss_fn)(objective.params, keys, rows).shape
         (3,)
     """
     scaling = measure_scaling(train)

@@ -63,9 +63,11 @@ class Config:
 
 
 LARGEST_RHO = 21.0
+"""The parameters run from 0 to here."""
 LARGEST_ERROR = 1e-5
 """Relative to the largest entry, over the checked trajectories."""
 SAVE_EVERY = 5
+"""Steps between the states of the picture."""
 
 
 def lorenz(t: Any, y: jax.Array, rho: jax.Array) -> jax.Array:
@@ -74,7 +76,7 @@ def lorenz(t: Any, y: jax.Array, rho: jax.Array) -> jax.Array:
     Args:
         t: not used.
         y: the state `(3,)`.
-        rho: the parameter.
+        rho: the parameter, a scalar.
 
     Returns:
         The slope.

@@ -17,6 +17,7 @@ from probjax import mcmc
 from probjax.core.keys import PRNGKey
 
 LogDensityFn = Callable[[Array], Array]
+"""Log density up to a constant, of one position `(d,)`."""
 
 
 class Size(NamedTuple):
@@ -59,6 +60,7 @@ def _chees_params(position: Array, dense: bool) -> mcmc.DynamicHMCParams:
 
 
 ALL = ("none", "diag", "dense")
+"""Kinds of metric."""
 ALONE_LEAPFROG = 8
 """Leapfrog steps of the chains that tune themselves before ChEES."""
 

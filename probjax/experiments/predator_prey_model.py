@@ -28,6 +28,7 @@ NAMES = (
 """The parameters; rates are in 1/year, starts in thousands of pelts, scatters of the logarithm."""
 
 LOWEST = np.array([0.1, 0.005, 0.1, 0.005, 10.0, 1.0, 0.2, 0.2])
+"""Lower ends of where fits begin."""
 HIGHEST = np.array([2.0, 0.2, 2.0, 0.2, 100.0, 20.0, 1.0, 1.0])
 """Starts are drawn between these, evenly in the logarithm."""
 

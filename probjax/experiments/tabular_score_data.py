@@ -45,6 +45,7 @@ class Splits(NamedTuple):
 
 
 WINES = ("wine-red", "wine-white")
+"""Tables with a column of grades."""
 DATASETS = (*WINES, "breast-cancer", "parkinsons")
 """Names of the tables."""
 

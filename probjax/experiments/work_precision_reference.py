@@ -17,6 +17,7 @@ from probjax.diffeq.problems import PROBLEMS as ALL_PROBLEMS
 from probjax.diffeq.problems import Problem
 
 EPS = float(np.finfo(np.float64).eps)
+"""Spacing of doubles at one."""
 
 GROWTH = {
     "pendulum": 3.854,

@@ -9,6 +9,8 @@
 ...                       trace_fn=mcmc.trace_all)
 >>> run.trace.position.shape, run.trace.info.is_divergent.shape
 ((4, 20, 2), (4, 20))
+>>> mcmc.to_inference_data(run, ["a", "b"]).posterior["b"].shape
+(4, 20)
 """
 
 import re

@@ -31,6 +31,7 @@ LogDensityFn = Callable[[Any], Float[Array, ""]]
 """Log density up to a constant, of one position."""
 
 Linear = Callable[[Float[Array, "dim"]], Float[Array, "dim"]]
+"""A linear map of vectors."""
 
 
 class MALAState(NamedTuple):

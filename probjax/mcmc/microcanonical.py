@@ -37,8 +37,8 @@ from probjax.mcmc.program import count_chains, layout, on_host
 from probjax.mcmc.warmup import Warmup
 from probjax.sharding import place
 
-# The minimal-norm integrator, BlackJAX's default, takes two gradients a step.
 GRADIENTS_PER_STEP = 2
+"""Of the minimal-norm integrator, BlackJAX's default."""
 
 
 class MicrocanonicalParams(NamedTuple):
@@ -127,8 +127,8 @@ def mclmc_kernel(logdensity_fn: LogDensityFn) -> Kernel:
     Example:
         >>> kernel = mclmc_kernel(lambda x: -0.5 * jnp.sum(x**2))
         >>> params = MicrocanonicalParams(2.0, 0.5, jnp.ones(3))
-        >>> state = kernel.init(jnp.ones(3), params)
-        >>> state, info = kernel.step(jax.random.key(0), state, params)
+        >>> state = jax.jit(kernel.init)(jnp.ones(3), params)
+        >>> state, info = jax.jit(kernel.step)(jax.random.key(0), state, params)
         >>> speed = jnp.linalg.norm(state.momentum)
         >>> print(info.acceptance_rate, info.num_grad_evals, f"{speed:.3f}")
         nan 2 1.000
@@ -190,8 +190,8 @@ def mams_kernel(logdensity_fn: LogDensityFn, *, divergence_threshold: float = 10
     Example:
         >>> kernel = mams_kernel(lambda x: -0.5 * jnp.sum(x**2))
         >>> params = MicrocanonicalParams(2.0, 0.5, jnp.ones(3))
-        >>> state = kernel.init(jnp.ones(3), params)
-        >>> _, info = kernel.step(jax.random.key(0), state, params)
+        >>> state = jax.jit(kernel.init)(jnp.ones(3), params)
+        >>> _, info = jax.jit(kernel.step)(jax.random.key(0), state, params)
         >>> bool(info.num_grad_evals == 2 * info.num_integration_steps)
         True
 

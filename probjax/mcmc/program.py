@@ -254,7 +254,7 @@ def gathered(mesh: Mesh, leaf: Array) -> Array:
 
     Args:
         mesh: where it is.
-        leaf: sharded array.
+        leaf: sharded array of any shape.
 
     Returns:
         The same array in one place.

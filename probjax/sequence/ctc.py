@@ -302,8 +302,8 @@ def loss_from_log_z(log_z: Array, sound: Array, infeasible: str, *, clamp: bool)
     """Turn the sum over alignments into a loss, without infinite cotangents on the way back.
 
     Args:
-        log_z: logarithm of the sum.
-        sound: whether it means anything; NaN where not.
+        log_z: logarithm of the sum, `(*B,)`.
+        sound: whether it means anything, `(*B,)`; NaN where not.
         infeasible: one of `INFEASIBLE`.
         clamp: whether rounding below zero is cut off.
 

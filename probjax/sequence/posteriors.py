@@ -4,7 +4,8 @@ r"""What CTC believes about the alignment: forward and backward variables, occup
 >>> from probjax.sequence import posteriors
 >>> logits, labels = jnp.zeros((4, 3)), jnp.array([1, 2])
 >>> posterior = jax.jit(posteriors.ctc_posteriors)(logits, labels)
->>> print(posteriors.vocab_occupancy(posterior, labels, 3)[1].round(3))
+>>> occupancy = jax.jit(posteriors.vocab_occupancy, static_argnums=2)(posterior, labels, 3)
+>>> print(occupancy[1].round(3))
 [0.267 0.533 0.2  ]
 >>> print(jnp.exp(jax.jit(posteriors.alignment_entropy)(logits, labels)).round(3))  # fifteen alike
 15.0
@@ -153,7 +154,8 @@ def vocab_occupancy(
 
     Example:
         >>> posterior = jax.jit(ctc_posteriors)(jnp.zeros((2, 2)), jnp.array([1]))
-        >>> print(vocab_occupancy(posterior, jnp.array([1]), 2).round(3))
+        >>> occupancy = jax.jit(vocab_occupancy, static_argnums=2)
+        >>> print(occupancy(posterior, jnp.array([1]), 2).round(3))
         [[0.333 0.667]
          [0.333 0.667]]
     """

@@ -1,9 +1,9 @@
 r"""Which frame each label of a known target belongs to: the likeliest path of a transducer.
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax.sequence import transducer_alignment
 >>> logits = jnp.zeros((3, 3, 3)).at[1, 0, 1].set(4.0).at[2, 1, 2].set(4.0)
->>> found = transducer_alignment.rnnt_align(logits, jnp.array([1, 2]))
+>>> found = jax.jit(transducer_alignment.rnnt_align)(logits, jnp.array([1, 2]))
 >>> print(found.label_frames)
 [1 2]
 >>> print(found.arcs.blank.astype(int))  # the lane on which each frame ends
@@ -81,7 +81,8 @@ def rnnt_align(
 
     Example:
         >>> logits = jnp.zeros((3, 2, 2)).at[1, 0, 1].set(2.0)  # the label fits into frame 1
-        >>> print(rnnt_align(logits, jnp.array([1])).label_frames)
+        >>> import jax
+        >>> print(jax.jit(rnnt_align)(logits, jnp.array([1])).label_frames)
         [1]
     """
     logits = jnp.asarray(logits)

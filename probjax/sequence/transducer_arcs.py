@@ -1,14 +1,17 @@
 r"""From the arguments of a transducer function to the arcs that its lattice reads, and to a loss.
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax.sequence import transducer_arcs as ta
 >>> logits = jnp.zeros((2, 2, 4)).at[1].set(jnp.nan)  # the second frame is padding
->>> one = jnp.array(1)
->>> scores = ta.node_scores(logits, ta.lane_labels(jnp.array([3]), 2), 0)
->>> arcs, sound = ta.masked_arcs(scores, one, one, jnp.array(True))
+>>> @jax.jit
+... def summed(logits, labels, frames, length):
+...     scores = ta.node_scores(logits, ta.lane_labels(labels, 2), 0)
+...     arcs, sound = ta.masked_arcs(scores, frames, length, jnp.array(True))
+...     return arcs, sound, ta.lattice_log_z(arcs, frames, length)
+>>> arcs, sound, log_z = summed(logits, jnp.array([3]), jnp.array(1), jnp.array(1))
 >>> print(arcs.label[:, 0], bool(sound))  # ln 1/4, and no way through padding
 [-1.386   -inf] True
->>> print(ta.lattice_log_z(arcs, one, one))  # a label and two blanks, one of them certain
+>>> print(log_z)  # a label and two blanks, one of them certain
 -2.772...
 """
 
@@ -192,7 +195,8 @@ def lattice_log_z(
 
     Example:
         >>> arcs, counts = Arcs(jnp.zeros((3, 3)), jnp.zeros((3, 2))), (jnp.array(3), jnp.array(2))
-        >>> print([float(jnp.exp(lattice_log_z(arcs, *counts, kind=kind))) for kind in KINDS])
+        >>> log_z = jax.jit(lattice_log_z, static_argnames="kind")
+        >>> print([float(jnp.exp(log_z(arcs, *counts, kind=kind))) for kind in KINDS])
         [6.0, 3.0, 3.0]
     """
     return transducer_core.log_z(*walk(arcs, frames, kind, delay_penalty), label_length)

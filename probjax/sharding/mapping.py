@@ -28,6 +28,7 @@ from probjax.sharding.bits import map_tiles, same_bits_options
 from probjax.sharding.meshes import auto_mesh, place
 
 InAxes = int | None | tuple[int | None, ...]
+"""As for `jax.vmap`, of whole arguments: 0 is mapped, `None` is shared."""
 
 
 def map_items(
@@ -313,11 +314,19 @@ def _pad(arg: Any, num_items: int, multiple: int) -> Any:
     total = -(-num_items // multiple) * multiple
     if total == num_items:
         return jax.tree.map(jnp.asarray, arg)
-    take = jnp.minimum(jnp.arange(total), num_items - 1)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[take], arg)
+    # Leaf by leaf: they may come from different devices.
+    return jax.tree.map(lambda leaf: _repeat_last(leaf, total), arg)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _repeat_last(leaf: Any, total: int) -> Any:
+    return leaf[jnp.minimum(jnp.arange(total), leaf.shape[0] - 1)]
 
 
 def _crop(out: Any, num_items: int, multiple: int) -> Any:
-    if num_items % multiple == 0:
-        return out
+    return out if num_items % multiple == 0 else _first(out, num_items)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _first(out: Any, num_items: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:num_items], out)

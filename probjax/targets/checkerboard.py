@@ -2,13 +2,13 @@ r"""The checkerboard: eight squares of side 2 on $[-4, 4]^2$.
 
 Its density is flat with sharp edges, so it has no score until noise has been added:
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax import targets
 >>> target = targets.checkerboard()
 >>> target.score(jnp.zeros(2))
 Traceback (most recent call last):
 ValueError: noise_scale must be positive: the checkerboard has no score at its edges, got 0.0
->>> bool(jnp.all(jnp.abs(target.score(jnp.zeros(2), 0.3)) < 1e-6))
+>>> bool(jnp.all(jnp.abs(jax.jit(target.score)(jnp.zeros(2), 0.3)) < 1e-6))
 True
 """
 
@@ -46,9 +46,9 @@ def checkerboard(*, scale: float = 0.0) -> Target:
         ValueError: `scale` is negative.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> target = checkerboard()
-        >>> print(32 * jnp.exp(target.log_density(jnp.array([[1.0, 1.0], [1.0, 3.0]]), 0.1)))
+        >>> import jax, jax.numpy as jnp
+        >>> log_density = jax.jit(checkerboard().log_density)
+        >>> print(32 * jnp.exp(log_density(jnp.array([[1.0, 1.0], [1.0, 3.0]]), 0.1)))
         [0. 1.]
     """
     checks.non_negative("scale", scale)

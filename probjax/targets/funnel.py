@@ -54,9 +54,9 @@ def funnel(dim: int = 10, *, scale: float = 3.0) -> Target:
         Neal (2003), Slice sampling, section 8.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> x = jnp.array([0.0, 1.0])
-        >>> print(funnel(2).score(x), funnel(2).score(x, 0.5))
+        >>> import jax, jax.numpy as jnp
+        >>> x, score = jnp.array([0.0, 1.0]), jax.jit(funnel(2).score)
+        >>> print(score(x), score(x, 0.5))
         [ 0. -1.] [-0.068... -0.852...]
     """
     dim = checks.at_least("dim", dim, 2)

@@ -258,7 +258,7 @@ def log_half_cauchy(log_x: Array, scale: float) -> Array:
     $$-\log\bigl(1+(x/\text{scale})^2\bigr),$$ which does not overflow where $x^2$ would.
 
     Args:
-        log_x: logarithm of where.
+        log_x: logarithm of where, any shape.
         scale: the median.
 
     Returns:

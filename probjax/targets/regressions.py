@@ -106,6 +106,11 @@ def nes(
 
     References:
         Gelman, Hill 2006, *Data Analysis Using Regression*; `nes` of posteriordb.
+
+    Example:
+        >>> voters = dict(real_ideo=[2, 6], race_adj=[1, 1], age_discrete=[1, 4], educ1=[3, 2])
+        >>> nes(partyid7=[1, 7], **voters, gender=[0, 1], income=[4, 2]).names[-2:]
+        ('beta[9]', 'sigma')
     """
     y = observations("partyid7", partyid7)
     number = len(y)
@@ -143,6 +148,10 @@ def kidscore_interaction(*, kid_score: Numbers, mom_hs: Numbers, mom_iq: Numbers
 
     References:
         Gelman, Hill 2006, *Data Analysis Using Regression*; `kidscore_interaction` of posteriordb.
+
+    Example:
+        >>> kidscore_interaction(kid_score=[65, 98], mom_hs=[1, 0], mom_iq=[121.1, 89.4]).names[3:]
+        ('beta[4]', 'sigma')
     """
     y = observations("kid_score", kid_score)
     school = observations("mom_hs", mom_hs, length=len(y), integers=(0, 1))

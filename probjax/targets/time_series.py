@@ -103,6 +103,11 @@ def garch11(*, y: Numbers, sigma1: float) -> Posterior:
     References:
         Bollerslev 1986, *Generalized autoregressive conditional heteroskedasticity*; `garch11` of
         posteriordb.
+
+    Example:
+        >>> posterior = garch11(y=[0.1, -0.3, 0.2], sigma1=1.0)
+        >>> print(posterior.constrain(jnp.zeros(4)))
+        [0.   1.   0.5  0.25]
     """
     series = observations("y", y)
     checks.at_least("length of y", len(series), 2)
@@ -166,6 +171,11 @@ def hmm_drive_0(*, u: Numbers, v: Numbers, alpha: Numbers) -> Posterior:
 
     References:
         `hmm_drive_0` of posteriordb.
+
+    Example:
+        >>> posterior = hmm_drive_0(u=[0.3, 1.2], v=[0.1, 0.9], alpha=[[2, 1], [1, 2]])
+        >>> print(posterior.constrain(jnp.zeros(6)))
+        [0.5 0.5 0.5 0.5 1.  2.  1.  2. ]
     """
     first, second = observations("u", u), observations("v", v)
     checks.at_least("length of u", len(first), 2)

@@ -142,7 +142,8 @@ def test_shards_draw_the_same_and_pass_the_default_check(reuse_keys):
 
 
 def test_no_time_no_step():
-    end = solve_sde(KEY, LINEAR, jnp.array([1.0, 2.0]), 0.5, 0.5, num_steps=3)
+    solve = jax.jit(solve_sde, static_argnums=1, static_argnames="num_steps")
+    end = solve(KEY, LINEAR, jnp.array([1.0, 2.0]), 0.5, 0.5, num_steps=3)
     np.testing.assert_array_equal(end.y, [1.0, 2.0])
     assert end.result == REACHED and end.stats.num_steps == 0
 

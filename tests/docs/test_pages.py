@@ -107,19 +107,6 @@ def test_code_beside_a_step_fits_its_column(name):
         assert not wide
 
 
-def test_a_module_has_one_page():
-    rendered = [
-        module for page in PAGES for module in re.findall(r"(?m)^::: (\S+)", page.read_text())
-    ]
-    modules = {
-        ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for file in (ROOT / "probjax").glob("*/*.py")
-        if file.name != "__init__.py" and file.parent.name != "experiments"
-    }
-    assert sorted(name for name in rendered if rendered.count(name) > 1) == []
-    assert modules - set(rendered) == set()
-
-
 def test_navigation_names_every_page():
     text = (ROOT / "mkdocs.yml").read_text()
     named = re.findall(r"(?m)^\s+- (?:[^:\n]+: )?([\w/-]+\.md)$", text)

@@ -18,6 +18,8 @@ from probjax.mcmc.diagnostics import (
     quality_gate,
 )
 
+NESTED_RHAT = jax.jit(nested_rhat, static_argnums=1)
+
 
 def autoregressive(rng, shape, rho):
     """Stationary AR(1) chains of unit variance, `(C, N, ...)`."""
@@ -42,19 +44,17 @@ def nested_by_hand(draws, num_superchains):
 
 
 def check_nested(rhat):
-    toy = jnp.arange(8.0).reshape(4, 2, 1)
+    toy = np.arange(8.0).reshape(4, 2, 1)
     np.testing.assert_allclose(rhat(toy, 2), np.sqrt(1 + 8 / 2.5), rtol=1e-12)
     rng = np.random.default_rng(0)
     for shape, groups in [((6, 5, 2), 3), ((6, 1, 2), 2), ((4, 7), 4)]:
-        draws = jnp.asarray(
-            rng.gamma(2.0, size=shape)
-            + rng.normal(size=(shape[0], 1)).reshape(shape[0], *(1,) * (len(shape) - 1))
-        )
+        draws = rng.gamma(2.0, size=shape)
+        draws += rng.normal(size=(shape[0], *(1,) * (len(shape) - 1)))
         np.testing.assert_allclose(rhat(draws, groups), nested_by_hand(draws, groups), rtol=1e-12)
 
 
 def test_nested_rhat_by_hand(x64):
-    check_nested(nested_rhat)
+    check_nested(NESTED_RHAT)
 
 
 def nested_mutant(within_chain=1.0, between_chain=1.0, ddof=1, interleaved=False):
@@ -91,7 +91,7 @@ def test_nested_rhat_at_stationarity_with_one_draw(members, expected):
     """B / W averages 1 / M (a little more, for W is random); its spread over K groups is known."""
     groups, repeats = 8, 4000
     draws = jax.random.normal(jax.random.key(1), (groups * members, 1, repeats))
-    excess = np.asarray(nested_rhat(draws, groups)) ** 2 - 1
+    excess = np.asarray(NESTED_RHAT(draws, groups)) ** 2 - 1
     error = excess.std() / np.sqrt(repeats)
     degrees = groups * (members - 1)
     assert abs(excess.mean() - degrees / (degrees - 2) / members) < 5 * error
@@ -101,31 +101,28 @@ def test_nested_rhat_at_stationarity_with_one_draw(members, expected):
 def test_nested_rhat_sees_superchains_that_stay_where_they_began():
     """Split R-hat alarms on good short chains; this one does not, and sees the bad ones."""
     rng = np.random.default_rng(2)
-    good = jnp.asarray(autoregressive(rng, (1024, 20), 0.9), jnp.float32)
+    good = np.float32(autoregressive(rng, (1024, 20), 0.9))
     with jax.numpy_rank_promotion("allow"):
-        split = float(
-            blackjax.diagnostics.potential_scale_reduction(
-                jnp.concatenate([good[:, :10], good[:, 10:]])
-            )
-        )
+        rhat = jax.jit(blackjax.diagnostics.potential_scale_reduction)
+        split = float(rhat(np.concatenate([good[:, :10], good[:, 10:]])))
     assert split > 1.5
-    assert float(nested_rhat(good, 8)) < np.sqrt(1 + 1 / 128 + 0.02)
-    starts = jnp.repeat(jnp.arange(8.0), 128)[:, None]
-    assert float(nested_rhat(good + 0.5 * starts, 8)) > 1.3
+    assert float(NESTED_RHAT(good, 8)) < np.sqrt(1 + 1 / 128 + 0.02)
+    starts = np.repeat(np.arange(8, dtype=np.float32), 128)[:, None]
+    assert float(NESTED_RHAT(good + 0.5 * starts, 8)) > 1.3
 
 
 def test_nothing_varies():
     """Constant chains: no number, and no rounding that looks like one."""
-    constant = jnp.full((4, 7, 2), 0.1)
-    assert np.isnan(nested_rhat(constant, 2)).all()
-    stuck = jnp.broadcast_to(jnp.asarray([0.1, 0.3, 0.7, 0.9])[:, None], (4, 7))
-    assert np.isnan(float(nested_rhat(stuck, 4)))
-    np.testing.assert_array_equal(ess_replicate(constant), 0)
-    np.testing.assert_array_equal(mcse(constant), 0)
-    assert np.isnan(e_bfmi(jnp.full((2, 5), 0.1))).all()
-    assert np.isnan(mcse(constant, "autocorrelation")).all()
-    shifted = 1e3 + jax.random.normal(jax.random.key(0), (8, 50))
-    np.testing.assert_allclose(nested_rhat(shifted, 2), nested_by_hand(shifted, 2), rtol=1e-5)
+    constant = np.full((4, 7, 2), 0.1, np.float32)
+    assert np.isnan(NESTED_RHAT(constant, 2)).all()
+    stuck = np.tile(np.float32([[0.1], [0.3], [0.7], [0.9]]), (1, 7))
+    assert np.isnan(float(NESTED_RHAT(stuck, 4)))
+    np.testing.assert_array_equal(jax.jit(ess_replicate)(constant), 0)
+    np.testing.assert_array_equal(jax.jit(mcse)(constant), 0)
+    assert np.isnan(jax.jit(e_bfmi)(np.full((2, 5), 0.1, np.float32))).all()
+    assert np.isnan(jax.jit(mcse, static_argnums=1)(constant, "autocorrelation")).all()
+    shifted = np.float32(1e3 + np.random.default_rng(0).normal(size=(8, 50)))
+    np.testing.assert_allclose(NESTED_RHAT(shifted, 2), nested_by_hand(shifted, 2), rtol=1e-5)
 
 
 def test_e_bfmi_by_hand(x64):

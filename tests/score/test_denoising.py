@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from scipy import special
 
 from probjax.core.keys import item_keys, row_normal
 from probjax.score.denoising import (
@@ -48,7 +49,8 @@ def vincent_gap(objective, noise_scale=0.6):
     """E[objective] - (tr A + E|s|^2 / 2 under the noised data) - d / (2 noise_scale^2)."""
     points, weights = gauss_grid(3, 4)
     x = MEAN + points[:, :2] @ np.linalg.cholesky(COVARIANCE).T
-    values = objective(linear_score, jnp.asarray(x), jnp.asarray(points[:, 2:]), noise_scale)
+    run = jax.jit(lambda x, noise, noise_scale: objective(linear_score, x, noise, noise_scale))
+    values = run(x, points[:, 2:], noise_scale)
     noised = COVARIANCE + noise_scale**2 * np.eye(2)
     at_mean = SLOPE @ MEAN + OFFSET
     implicit = np.trace(SLOPE) + 0.5 * (at_mean @ at_mean + np.trace(SLOPE @ noised @ SLOPE.T))
@@ -114,48 +116,54 @@ def test_gradient_equals_that_of_explicit_matching_on_a_mixture(x64):
     def denoising(theta):
         x = means[:, None, None] + scales[:, None, None] * nodes[:, None]
         x, noise = np.broadcast_arrays(x, nodes)
-        values = ours(
+        values = denoising_sm_from_noise(
             lambda y: model(theta, y),
             jnp.asarray(x)[..., None],
             jnp.asarray(noise)[..., None],
-            noise_scale,
+            noise_scale=noise_scale,
         )
         return (weights[:, None, None] * node_weights[:, None] * node_weights * values).sum()
 
     theta = jnp.array([0.3, -0.4, 0.2])
-    np.testing.assert_allclose(jax.grad(denoising)(theta), jax.grad(explicit)(theta), atol=1e-8)
+    ours, wanted = jax.jit(lambda t: (jax.grad(denoising)(t), jax.grad(explicit)(t)))(theta)
+    np.testing.assert_allclose(ours, wanted, atol=1e-8)
 
 
 def test_deen_is_the_fourth_power_of_the_scale_times_dsm(x64):
-    x = jax.random.normal(jax.random.key(0), (7, 3))
-    noise_scale = jnp.linspace(0.05, 3.0, 7)
+    @jax.jit
+    def run(x, noise_scale):
+        def score_fn(y):
+            return jnp.sin(3 * y) - y
 
-    def score_fn(y):
-        return jnp.sin(3 * y) - y
+        values = deen(jax.random.key(1), score_fn, x, noise_scale=noise_scale)
+        plain = denoising_sm(jax.random.key(1), score_fn, x, noise_scale=noise_scale)
+        noise = jax.random.normal(jax.random.key(1), x.shape)
+        noised = x + noise_scale[:, None] * noise
+        squared = noise_scale[:, None] ** 2
+        plus = 0.5 * ((x - noised + squared * score_fn(noised)) ** 2).sum(-1)
+        return values, plain, deen_from_noise(score_fn, x, noise, noise_scale=noise_scale), plus
 
-    key = jax.random.key(1)
-    values = deen(jax.random.clone(key), score_fn, x, noise_scale=noise_scale)
-    plain = denoising_sm(key, score_fn, x, noise_scale=noise_scale)
+    noise_scale = np.linspace(0.05, 3.0, 7)
+    found = run(np.random.default_rng(0).normal(size=(7, 3)), noise_scale)
+    values, plain, from_noise, plus = jax.device_get(found)
     np.testing.assert_allclose(values / plain, noise_scale**4, rtol=1e-12)
-    noise = jax.random.normal(jax.random.key(1), x.shape)
-    np.testing.assert_array_equal(
-        values, deen_from_noise(score_fn, x, noise, noise_scale=noise_scale)
-    )
-    noised = x + noise_scale[:, None] * noise
-    squared = noise_scale[:, None] ** 2
-    plus = 0.5 * ((x - noised + squared * score_fn(noised)) ** 2).sum(-1)
+    np.testing.assert_allclose(values, from_noise, rtol=1e-14)
     assert np.ptp(plus / plain / noise_scale**4) > 1e-2  # a plus sign is another objective
 
 
 def test_the_model_of_least_loss_is_the_noised_score(x64):
     """For data N(0, I) the loss is stationary at the slope -1 / (1 + noise_scale^2)."""
-    x = jax.random.normal(jax.random.key(0), (20_000, 2))
+    x = np.random.default_rng(0).normal(size=(20_000, 2))
 
-    def slope_gradient(slope):
+    @jax.jit
+    def derivative(slope, x):
         def one(slope):
             return denoising_sm(jax.random.key(1), lambda y: slope * y, x, noise_scale=0.8)
 
         return jax.jvp(one, (slope,), (1.0,))[1]
+
+    def slope_gradient(slope):
+        return np.asarray(derivative(slope, x))
 
     at_truth = slope_gradient(-1 / 1.64)
     error = at_truth.std() / np.sqrt(len(x))
@@ -165,29 +173,30 @@ def test_the_model_of_least_loss_is_the_noised_score(x64):
 
 
 def test_tweedie_is_the_posterior_mean_of_a_mixture(x64):
-    atoms, weights = jnp.array([[-1.0, 0.0], [2.0, 1.0], [0.5, -3.0]]), jnp.array([0.2, 0.5, 0.3])
-    noise_scale = jnp.array([0.5, 2.0, 1.0, 0.1])
+    atoms, weights = np.array([[-1.0, 0.0], [2.0, 1.0], [0.5, -3.0]]), np.array([0.2, 0.5, 0.3])
+    noise_scale = np.array([0.5, 2.0, 1.0, 0.1])
 
     def log_density(x, scale):
         return jax.nn.logsumexp(
-            jnp.log(weights) - 0.5 * ((x[None] - atoms) ** 2).sum(-1) / scale**2, axis=-1
+            np.log(weights) - 0.5 * ((x[None] - atoms) ** 2).sum(-1) / scale**2, axis=-1
         )
 
-    x = jax.random.normal(jax.random.key(0), (4, 2))
-    score_fn = jax.vmap(jax.grad(log_density))
-    posterior = jax.nn.softmax(
-        jnp.log(weights)[None]
-        - 0.5 * ((x[:, None] - atoms[None]) ** 2).sum(-1) / noise_scale[:, None] ** 2
-    )
-    np.testing.assert_allclose(
-        tweedie(lambda y: score_fn(y, noise_scale), x, noise_scale), posterior @ atoms, atol=1e-12
-    )
+    @jax.jit
+    def denoised(x, noise_scale):
+        score_fn = jax.vmap(jax.grad(log_density))
+        return tweedie(lambda y: score_fn(y, noise_scale), x, noise_scale)
+
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    squares = ((x[:, None] - atoms) ** 2).sum(-1)
+    posterior = special.softmax(np.log(weights) - 0.5 * squares / noise_scale[:, None] ** 2, axis=1)
+    np.testing.assert_allclose(denoised(x, noise_scale), posterior @ atoms, atol=1e-12)
 
 
 def test_control_variate_keeps_the_mean_and_quietens_the_gradient(x64):
-    x = jax.random.normal(jax.random.key(0), (4000, 2))
+    x = np.random.default_rng(0).normal(size=(4000, 2))
 
-    def slopes(control):
+    @jax.jit
+    def slopes(control, x):
         def values(slope):
             return denoising_sm(
                 jax.random.key(1), lambda y: slope * y, x, noise_scale=0.02, control=control
@@ -195,42 +204,49 @@ def test_control_variate_keeps_the_mean_and_quietens_the_gradient(x64):
 
         return jax.jvp(values, (-0.9,), (1.0,))[1]
 
-    plain, quiet = slopes(0.0), slopes(1.0)
+    plain, quiet = np.asarray(slopes(0.0, x)), np.asarray(slopes(1.0, x))
     difference = plain - quiet
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(x))
     assert quiet.var() < 0.01 * plain.var()
 
 
 def test_control_coefficient_is_a_covariance_over_a_variance(x64):
-    x = 3 * jax.random.normal(jax.random.key(0), (200, 2))
-
     def score_fn(y):
         return jnp.tanh(y) - 2 * y
 
-    noise = row_normal(jax.random.key(1), x)
-    score = score_fn(x + 0.5 * noise)
-    value = np.asarray((0.5 * score**2 + score * noise / 0.5).sum(-1))
-    variate = np.asarray((noise * score_fn(x) / 0.5).sum(-1))
+    @jax.jit
+    def run(x):
+        noise = row_normal(jax.random.key(1), x)
+        score = score_fn(x + 0.5 * noise)
+        value = (0.5 * score**2 + score * noise / 0.5).sum(-1)
+        coefficient = control_coefficient(jax.random.key(1), score_fn, x, noise_scale=0.5)
+        return value, (noise * score_fn(x) / 0.5).sum(-1), coefficient
+
+    x = 3 * np.random.default_rng(0).normal(size=(200, 2))
+    value, variate, coefficient = jax.device_get(run(x))
     covariance = np.cov(value, variate)
-    coefficient = control_coefficient(jax.random.key(1), score_fn, x, noise_scale=0.5)
     np.testing.assert_allclose(coefficient, covariance[0, 1] / covariance[1, 1], rtol=1e-12)
     assert abs(coefficient - np.corrcoef(value, variate)[0, 1]) > 0.05
     gradient = jax.grad(
         lambda a: control_coefficient(
-            jax.random.key(1), lambda y: a * score_fn(y), x, noise_scale=0.5
+            jax.random.key(1), lambda y: a * score_fn(y), jnp.asarray(x), noise_scale=0.5
         )
     )
-    assert gradient(1.0) == 0
+    assert jax.jit(gradient)(1.0) == 0
 
 
 def test_antithetic_is_the_mean_of_both_signs(x64):
-    x, noise = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    pair = denoising_sm_from_noise(jnp.sin, x, noise, noise_scale=0.4, antithetic=True)
-    plus, minus = ours(jnp.sin, x, noise, 0.4), ours(jnp.sin, x, -noise, 0.4)
+    @jax.jit
+    def run(x, noise):
+        pair = denoising_sm_from_noise(jnp.sin, x, noise, noise_scale=0.4, antithetic=True)
+        with_control = denoising_sm_from_noise(
+            jnp.sin, x, noise, noise_scale=0.4, antithetic=True, control=3.0
+        )
+        return pair, with_control, ours(jnp.sin, x, noise, 0.4), ours(jnp.sin, x, -noise, 0.4)
+
+    x, noise = np.random.default_rng(0).normal(size=(2, 5, 3))
+    pair, with_control, plus, minus = jax.device_get(run(x, noise))
     np.testing.assert_allclose(pair, (plus + minus) / 2, rtol=1e-14)
-    with_control = denoising_sm_from_noise(
-        jnp.sin, x, noise, noise_scale=0.4, antithetic=True, control=3.0
-    )
     np.testing.assert_array_equal(pair, with_control)
 
 
@@ -242,28 +258,44 @@ def noise_score(x, noise_scale):
 
 
 def test_each_row_of_multi_noise_is_dsm_at_its_level(x64):
-    x, noise = jax.random.normal(jax.random.key(0), (2, 6, 2))
-    levels = jnp.array([0, 1, 2, 2, 1, 0])
-    scale = jnp.asarray(LEVELS)[levels]
-    plain = denoising_sm_from_noise(lambda y: noise_score(y, scale), x, noise, noise_scale=scale)
-    for weight, factor in [("noise_scale2", scale**2), ("one", 1.0), (lambda s: s**3, scale**3)]:
-        got = multi_noise_dsm_from_noise(
-            noise_score, x, noise, levels, noise_scales=LEVELS, weight=weight
-        )
+    weights = ("noise_scale2", "one", lambda s: s**3)
+
+    @jax.jit
+    def run(x, noise, levels):
+        scale = jnp.asarray(LEVELS)[levels]
+        score_fn = lambda y: noise_score(y, scale)
+        return denoising_sm_from_noise(score_fn, x, noise, noise_scale=scale), [
+            multi_noise_dsm_from_noise(
+                noise_score, x, noise, levels, noise_scales=LEVELS, weight=weight
+            )
+            for weight in weights
+        ]
+
+    x, noise = np.random.default_rng(0).normal(size=(2, 6, 2))
+    levels = np.array([0, 1, 2, 2, 1, 0])
+    plain, weighted = jax.device_get(run(x, noise, levels))
+    scale = LEVELS[levels]
+    for got, factor in zip(weighted, (scale**2, 1.0, scale**3), strict=True):
         np.testing.assert_allclose(got, factor * plain, rtol=1e-13)
 
 
 @pytest.mark.parametrize("rowwise", [False, True])
 def test_levels_are_uniform_and_independent_of_the_noise(rowwise):
     rows = 30_000
-    seen = {}
 
-    def spy(x, noise_scale):
-        seen.update(x=np.asarray(x), scale=np.asarray(noise_scale))
-        return jnp.zeros_like(x)
+    @jax.jit
+    def seen_by_the_model(key):
+        seen = {}
+
+        def spy(x, noise_scale):
+            seen.update(x=x, scale=noise_scale)
+            return jnp.zeros_like(x)
+
+        multi_noise_dsm(key, spy, jnp.zeros((rows, 2)), noise_scales=LEVELS.astype(np.float32))
+        return seen
 
     key = item_keys(jax.random.key(3), rows) if rowwise else jax.random.key(3)
-    multi_noise_dsm(key, spy, jnp.zeros((rows, 2)), noise_scales=LEVELS.astype(np.float32))
+    seen = jax.device_get(seen_by_the_model(key))
     noise = seen["x"] / seen["scale"][:, None]
     for level in LEVELS:
         chosen = np.isclose(seen["scale"], level)
@@ -317,18 +349,22 @@ def test_rows_stand_alone(reuse_keys, name):
 
 
 def test_one_key_for_the_batch_and_old_keys():
-    x = jnp.zeros((4, 2))
-    new = denoising_sm(jax.random.key(0), jnp.sin, x, noise_scale=0.5)
-    old = denoising_sm(jax.random.PRNGKey(0), jnp.sin, x, noise_scale=0.5)
+    x = np.zeros((4, 2), np.float32)
+    loss = jax.jit(lambda key, x: denoising_sm(key, jnp.sin, x, noise_scale=0.5))
+    new, old = loss(jax.random.key(0), x), loss(jax.random.PRNGKey(0), x)
     np.testing.assert_array_equal(new, old)
     assert len(np.unique(new)) == 4
 
 
 def test_images_and_a_scale_per_row():
-    x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
-    scale = jnp.array([0.1, 1.0, 2.0])
-    values = denoising_sm(jax.random.key(1), jnp.tanh, x, noise_scale=scale, event_ndim=3)
-    flat = denoising_sm(jax.random.key(1), jnp.tanh, x.reshape(3, 32), noise_scale=scale)
+    @jax.jit
+    def run(x, scale):
+        key, flat = jax.random.key(1), x.reshape(3, 32)
+        values = denoising_sm(key, jnp.tanh, x, noise_scale=scale, event_ndim=3)
+        return values, denoising_sm(jax.random.key(1), jnp.tanh, flat, noise_scale=scale)
+
+    x = np.float32(np.random.default_rng(0).normal(size=(3, 4, 4, 2)))
+    values, flat = run(x, np.float32([0.1, 1.0, 2.0]))
     np.testing.assert_allclose(values, flat, rtol=1e-6)
 
 

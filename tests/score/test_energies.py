@@ -113,9 +113,10 @@ def test_rows_and_dtypes():
     score_fn = score_from_energy(energy)
     score, second = jax.jit(lambda x, v: (score_fn(x), energy_second(energy, x, v).second))(x, v)
     assert np.isnan(score).any(-1).tolist() == np.isnan(second).tolist() == alone
-    assert score_from_energy(energy)(x[:0]).shape == (0, 3)
+    assert jax.jit(score_fn)(x[:0]).shape == (0, 3)
     params = TiedAutoencoder(*(jnp.asarray(part, jnp.float32) for part in PARTS))
-    half = tied_dae_energy(params, x.astype(jnp.bfloat16), noise_scale=0.5)
+    tied = jax.jit(lambda params, x: tied_dae_energy(params, x, noise_scale=0.5))
+    half = tied(params, x.astype(jnp.bfloat16))
     assert half.dtype == jnp.float32 and half.shape == (5,)
 
 

@@ -38,6 +38,12 @@ def model_score(labels):
     )
 
 
+def compiled(function, **options):
+    """The compiled function, with NumPy arrays as results: to take them apart compiles nothing."""
+    program = jax.jit(functools.partial(function, **options))
+    return lambda *arguments: jax.device_get(program(*arguments))
+
+
 @functools.cache
 def searches():
     """The programs that the tests share; the weights enter as arrays."""
@@ -48,8 +54,8 @@ def searches():
             lm_weight=lm_weight, length_bonus=length_bonus,
         )  # fmt: skip
 
-    last = functools.partial(beam_decode, beam_width=WIDTH, blank_id=-1)
-    return jax.jit(fused), jax.jit(last), jax.jit(greedy_decode)
+    last = compiled(beam_decode, beam_width=WIDTH, blank_id=-1)
+    return compiled(fused), last, compiled(greedy_decode)
 
 
 def draw(seed, *, batch=3):
@@ -93,19 +99,17 @@ def check_ranking(found, logits, lengths, *, blank_id=0, lm_weight=0.0, length_b
         truth = {
             y: p + lm_weight * model_score(y) + length_bonus * len(y) for y, p in posterior.items()
         }
-        scores = np.asarray(found.score[b])
+        scores = found.score[b]
         live = np.isfinite(scores)
         assert live.sum() == len(truth) and (scores[~live] == -np.inf).all()
-        assert (np.asarray(found.tokens[b])[~live] == -1).all()
+        assert (found.tokens[b][~live] == -1).all()
         ranking = [
             tuple(row[:size].tolist())
-            for row, size in zip(
-                np.asarray(found.tokens[b])[live], np.asarray(found.lengths[b])[live], strict=True
-            )
+            for row, size in zip(found.tokens[b][live], found.lengths[b][live], strict=True)
         ]
         assert ranking == sorted(truth, key=lambda y: -truth[y])
         np.testing.assert_allclose(scores[live], [truth[y] for y in ranking], atol=1e-10, rtol=0)
-        log_probs = np.asarray(found.log_prob[b])[live]
+        log_probs = found.log_prob[b][live]
         np.testing.assert_allclose(log_probs, [posterior[y] for y in ranking], atol=1e-10, rtol=0)
         np.testing.assert_allclose(np.exp(log_probs).sum(), 1, atol=1e-12)
 
@@ -117,31 +121,31 @@ def test_full_width_is_the_posterior_ranking(seed, lengths):
     with jax.enable_x64(True):
         logits = draw(seed)
         for search, weights, blank in ((0, (0.0, 0.0), 0), (1, (), -1)):
-            found = searches()[search](jnp.asarray(logits), jnp.asarray(lengths), *weights)
+            found = searches()[search](logits, np.array(lengths), *weights)
             check_ranking(found, logits, lengths, blank_id=blank)
 
 
 def test_fusion_is_the_enumeration_scored_again(x64):
-    logits, lengths = draw(1), [5, 4, 5]
+    logits, lengths = draw(1), np.array([5, 4, 5])
     for weight, bonus in ((0.7, 0.0), (1.3, 1.5), (0.0, -0.8)):
-        found = searches()[0](jnp.asarray(logits), jnp.asarray(lengths), weight, bonus)
+        found = searches()[0](logits, lengths, weight, bonus)
         check_ranking(found, logits, lengths, lm_weight=weight, length_bonus=bonus)
-        y = np.asarray(found.tokens[1, 0, : int(found.lengths[1, 0])])
+        y = found.tokens[1, 0, : found.lengths[1, 0]]
         np.testing.assert_allclose(found.lm_score[1, 0], model_score(tuple(y)), atol=1e-12)
 
 
 @pytest.mark.slow
 def test_a_weight_of_zero_gives_the_bits_of_no_model(x64):
     """Also where the model forbids a label altogether."""
-    logits, lengths = jnp.asarray(draw(2)), jnp.array([5, 3, 0])
+    logits, lengths = draw(2), np.array([5, 3, 0])
     forbids = LanguageModel(lambda: (), lambda state, token: (state, jnp.full(CLASSES, -jnp.inf)))
     search = functools.partial(beam_decode, beam_width=WIDTH, blank_id=1)
-    with_model = jax.jit(functools.partial(search, lm=forbids, lm_weight=0.0))(logits, lengths)
-    without = jax.jit(search)(logits, lengths)
+    with_model = compiled(search, lm=forbids, lm_weight=0.0)(logits, lengths)
+    without = compiled(search)(logits, lengths)
     for name in ("tokens", "lengths", "score", "log_prob"):
         np.testing.assert_array_equal(getattr(with_model, name), getattr(without, name))
-    check_ranking(without, np.asarray(logits), lengths.tolist(), blank_id=1)
-    off = jax.jit(functools.partial(search, lm=forbids))(logits, lengths)
+    check_ranking(without, logits, lengths.tolist(), blank_id=1)
+    off = compiled(search, lm=forbids)(logits, lengths)
     for b in range(3):  # what the model forbids is not found: the empty labelling is left
         assert np.isfinite(off.score[b]).tolist() == [True] + [False] * (WIDTH - 1)
         assert int(off.lengths[b, 0]) == 0
@@ -150,11 +154,11 @@ def test_a_weight_of_zero_gives_the_bits_of_no_model(x64):
 def test_three_frames_on_which_greedy_is_not_best(x64):
     logits = np.full((3, FRAMES, CLASSES), -np.inf)
     logits[:, :, :2] = np.log([0.75, 0.25])
-    lengths = jnp.array([3, 1, 0])
-    found = searches()[0](jnp.asarray(logits), lengths, 0.0, 0.0)
+    lengths = np.array([3, 1, 0])
+    found = searches()[0](logits, lengths, 0.0, 0.0)
     assert found.tokens[0, :3, :2].tolist() == [[1, -1], [-1, -1], [1, 1]]
     np.testing.assert_allclose(64 * np.exp(found.score[0, :3]), [34, 27, 3], rtol=1e-12)
-    greedy = searches()[2](jnp.asarray(logits), lengths)
+    greedy = searches()[2](logits, lengths)
     assert greedy.lengths.tolist() == [0, 0, 0]
     np.testing.assert_allclose(np.exp(greedy.score), [27 / 64, 3 / 4, 1], rtol=1e-12)
 
@@ -164,8 +168,8 @@ def test_three_frames_on_which_greedy_is_not_best(x64):
 def test_greedy_is_the_collapsed_best_path_and_the_beam_is_not_below(seed, lengths):
     with jax.enable_x64(True):
         logits = draw(seed)
-        greedy = searches()[2](jnp.asarray(logits), jnp.asarray(lengths))
-        best = searches()[0](jnp.asarray(logits), jnp.asarray(lengths), 0.0, 0.0)
+        greedy = searches()[2](logits, np.array(lengths))
+        best = searches()[0](logits, np.array(lengths), 0.0, 0.0)
         for b, length in enumerate(lengths):
             log_probs = log_softmax(logits[b, :length])
             labels = collapsed(log_probs.argmax(axis=-1).tolist())
@@ -182,18 +186,17 @@ def test_a_narrow_beam_is_exact_and_never_below_greedy(x64, with_model):
     """Its own sums are lower bounds, of other labellings too."""
     rng = np.random.default_rng(3)
     spreads = rng.uniform(0.3, 3, size=(32, 1, 1))
-    logits = jnp.asarray(rng.normal(size=(32, 20, CLASSES)) * spreads)
+    logits = rng.normal(size=(32, 20, CLASSES)) * spreads
     options = {"beam_width": 2, "max_len": 18, "length_bonus": 0.3}
     if with_model:
         options |= {"lm": short_model(), "lm_weight": 0.8}
 
-    @jax.jit
     def run(logits):
         exact = beam_decode(logits, **options)
         return greedy_decode(logits), exact, beam_decode(logits, exact=False, **options)
 
-    greedy, exact, bounds = run(logits)
-    log_probs = np.asarray(jax.nn.log_softmax(logits))
+    greedy, exact, bounds = compiled(run)(logits)
+    log_probs = log_softmax(logits)
 
     def score(b, labels):
         model = 0.8 * short_score(labels) if with_model else 0.0
@@ -249,10 +252,10 @@ def test_padding_neighbours_and_order_leave_a_row_alone(x64):
     dirty[2, 1, 3] = np.nan  # a bad frame harms its own sequence only
     runs = []
     for x, order in ((logits, [0, 1, 2]), (dirty, [0, 1, 2]), (dirty, [2, 0, 1])):
-        x, n = jnp.asarray(x[order]), jnp.asarray(lengths[order])
+        x, n = x[order], lengths[order]
         found = (searches()[0](x, n, 0.9, 0.3), searches()[2](x, n))
         back = np.argsort(order)
-        runs.append(jax.tree.map(lambda leaf, back=back: np.asarray(leaf)[back], found))
+        runs.append(jax.tree.map(lambda leaf, back=back: leaf[back], found))
     clean, bad, moved = runs
     jax.tree.map(np.testing.assert_array_equal, bad, moved)
     for ours, theirs in zip(clean, bad, strict=True):
@@ -263,27 +266,27 @@ def test_padding_neighbours_and_order_leave_a_row_alone(x64):
 
 
 def test_a_traced_length_out_of_range_poisons_its_row_only(x64):
-    logits = jnp.asarray(draw(5))
+    logits = draw(5)
     for length in (-1, FRAMES + 1):
         for found in (
-            searches()[0](logits, jnp.array([5, length, 3]), 0.0, 0.0),
-            searches()[2](logits, jnp.array([5, length, 3])),
+            searches()[0](logits, np.array([5, length, 3]), 0.0, 0.0),
+            searches()[2](logits, np.array([5, length, 3])),
         ):
-            scores = np.asarray(found.score).reshape(3, -1)[:, 0]
+            scores = found.score.reshape(3, -1)[:, 0]
             assert np.isnan(scores).tolist() == [False, True, False]
 
 
 def test_greedy_of_one_sequence_and_without_merging():
     path = np.array([1, 1, 0, 1, 2, 2, 0])
-    logits = jnp.asarray(5 * np.eye(3)[path], jnp.float32)
-    assert greedy_decode(logits).tokens.tolist() == [1, 1, 2, -1, -1, -1, -1]
-    apart = greedy_decode(logits, 6, merge_repeated=False)
+    logits, greedy = np.float32(5 * np.eye(3)[path]), searches()[2]
+    assert greedy(logits).tokens.tolist() == [1, 1, 2, -1, -1, -1, -1]
+    apart = compiled(greedy_decode, merge_repeated=False)(logits, 6)
     assert apart.tokens.tolist() == [1, 1, 1, 2, 2, -1, -1] and int(apart.lengths) == 5
-    last = greedy_decode(jnp.roll(logits, -1, axis=-1), blank_id=-1)
+    last = compiled(greedy_decode, blank_id=-1)(np.roll(logits, -1, axis=-1))
     assert last.tokens.tolist() == [0, 0, 1, -1, -1, -1, -1]
-    half = greedy_decode(logits.astype(jnp.bfloat16))
+    half = greedy(logits.astype(jnp.bfloat16))
     assert half.score.dtype == jnp.float32 and half.tokens.tolist()[:3] == [1, 1, 2]
-    none = greedy_decode(logits[:0])
+    none = greedy(logits[:0])
     assert none.tokens.shape == (0,) and float(none.score) == 0
 
 
@@ -310,7 +313,7 @@ def test_the_check_kills_blanks_dropped_first():
 
 
 def test_beam_without_frames_and_fewer_answers():
-    found = beam_decode(jnp.zeros((2, 0, 3)), beam_width=4, num_best=2)
+    found = compiled(beam_decode, beam_width=4, num_best=2)(np.zeros((2, 0, 3), np.float32))
     assert found.tokens.shape == (2, 2, 1) and found.lengths.tolist() == [[0, 0], [0, 0]]
     np.testing.assert_array_equal(found.score, [[0, -np.inf], [0, -np.inf]])
 
@@ -368,12 +371,16 @@ def test_bad_input_is_named(decode):
 
 
 def test_bad_options_are_named():
-    logits = jnp.zeros((3, 4))
+    logits = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+
+    def decode(**options):
+        jax.eval_shape(functools.partial(beam_decode, **options), logits)
+
     with pytest.raises(ValueError, match="num_best must be at most beam_width=2, got 3"):
-        beam_decode(logits, beam_width=2, num_best=3)
+        decode(beam_width=2, num_best=3)
     with pytest.raises(ValueError, match="beam_width must be at least 1, got 0"):
-        beam_decode(logits, beam_width=0)
+        decode(beam_width=0)
     with pytest.raises(ValueError, match="max_len must be at least 1, got 0"):
-        beam_decode(logits, max_len=0)
+        decode(max_len=0)
     with pytest.raises(ValueError, match="token_top_k must be at least 1, got 0"):
-        beam_decode(logits, token_top_k=0)
+        decode(token_top_k=0)

@@ -11,53 +11,63 @@ from probjax.sequence.wide import Wide
 LOGS = np.array([0.0, -1e-4, -0.3, -0.7, -1.0, -87.5, -700.0, -26000.3, 5.5, 3000.0])
 
 
+def compiled(function, *arguments):
+    """The results of the compiled function, as NumPy arrays."""
+    return jax.device_get(jax.jit(function)(*arguments))
+
+
 def test_logarithms_go_in_and_out():
-    there_and_back = np.asarray(wide.to_log(wide.from_log(jnp.asarray(LOGS, jnp.float32))))
+    there_and_back, mantissas = compiled(
+        lambda x: (wide.to_log(wide.from_log(x)), wide.from_log(x).mantissa), np.float32(LOGS)
+    )
     np.testing.assert_allclose(there_and_back, LOGS.astype(np.float32), rtol=2e-7, atol=1.2e-7)
-    mantissas = np.asarray(wide.from_log(jnp.asarray(LOGS, jnp.float32)).mantissa)
     assert (mantissas > 0.7).all() and (mantissas < 1.42).all()
 
 
 def test_double_precision(x64):
-    np.testing.assert_allclose(
-        wide.to_log(wide.from_log(jnp.asarray(LOGS))), LOGS, rtol=1e-14, atol=1e-15
-    )
-    (a, b), exponent = wide.aligned(*(wide.from_log(jnp.asarray(v)) for v in (-4000.0, -4003.0)))
-    total = wide.to_log(wide.normalised(a + b, exponent))
+    def run(logs, one, other):
+        (a, b), exponent = wide.aligned(wide.from_log(one), wide.from_log(other))
+        return wide.to_log(wide.from_log(logs)), wide.to_log(wide.normalised(a + b, exponent))
+
+    there_and_back, total = compiled(run, LOGS, np.array(-4000.0), np.array(-4003.0))
+    np.testing.assert_allclose(there_and_back, LOGS, rtol=1e-14, atol=1e-15)
     assert abs(total - np.logaddexp(-4000.0, -4003.0)) < 1e-12
 
 
 def test_mantissas_are_normalised_for_every_exponent_between():
     values = np.float32(2.0) ** np.arange(-100, 100) * np.float32(1.7)
-    got = wide.normalised(jnp.asarray(values), jnp.zeros(200))
+    got = compiled(wide.normalised, values, np.zeros(200, np.float32))
     np.testing.assert_array_equal(got.mantissa, np.full(200, 1.7, np.float32))
     np.testing.assert_array_equal(got.exponent, np.arange(-100, 100))
 
 
 def test_alignment_shifts_exactly_and_drops_only_what_is_beyond_the_last_digit():
-    one = jnp.ones(4)
-    (a, b), exponent = wide.aligned(
-        Wide(one, jnp.array([0.0, -3.0, -126.0, -127.0])), Wide(1.5 * one, 0.0 * one)
-    )
+    one = np.ones(4, np.float32)
+    shifted = Wide(one, np.float32([0, -3, -126, -127]))
+    (a, b), exponent = compiled(wide.aligned, shifted, Wide(np.float32(1.5) * one, 0 * one))
     np.testing.assert_array_equal(a, [1.0, 0.125, 2.0**-126, 0.0])
     np.testing.assert_array_equal(b, [1.5] * 4)
     np.testing.assert_array_equal(exponent, [0.0] * 4)
 
 
 def test_zero_and_the_ends_of_the_range_never_give_nan():
-    ends = jnp.array([-jnp.inf, -1e30, float(jnp.finfo(jnp.float32).min), 0.0])
-    numbers = wide.from_log(ends)
-    pairs = jax.tree.map(lambda x: x[:, None] + 0 * x[None], numbers)
-    other = jax.tree.map(lambda x: x[None] + 0 * x[:, None], numbers)
-    (a, b), exponent = wide.aligned(pairs, other)
-    total = wide.normalised(a + b, exponent)
-    product = wide.normalised(pairs.mantissa * other.mantissa, pairs.exponent + other.exponent)
+    def run(ends):
+        numbers = wide.from_log(ends)
+        pairs = jax.tree.map(lambda x: x[:, None] + 0 * x[None], numbers)
+        other = jax.tree.map(lambda x: x[None] + 0 * x[:, None], numbers)
+        (a, b), exponent = wide.aligned(pairs, other)
+        total = wide.normalised(a + b, exponent)
+        product = wide.normalised(pairs.mantissa * other.mantissa, pairs.exponent + other.exponent)
+        return total, product, wide.to_log(total), wide.to_log(product)
+
+    ends = np.float32([-np.inf, -1e30, np.finfo(np.float32).min, 0])
+    total, product, log_total, log_product = compiled(run, ends)
     for x in (*total, *product):
-        assert np.isfinite(np.asarray(x)).all()
-    assert wide.to_log(total)[0, 0] == -jnp.inf
-    assert (wide.to_log(product)[0] == -jnp.inf).all()
-    np.testing.assert_allclose(wide.to_log(total)[1, 0], -1e30, rtol=1e-6)
-    np.testing.assert_allclose(wide.to_log(product)[1, 1], -2e30, rtol=1e-6)
+        assert np.isfinite(x).all()
+    assert log_total[0, 0] == -np.inf
+    assert (log_product[0] == -np.inf).all()
+    np.testing.assert_allclose(log_total[1, 0], -1e30, rtol=1e-6)
+    np.testing.assert_allclose(log_product[1, 1], -2e30, rtol=1e-6)
 
 
 @pytest.mark.slow

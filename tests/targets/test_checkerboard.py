@@ -15,12 +15,12 @@ def test_squares_are_where_the_usual_generator_puts_them():
     first = rng.uniform(-2, 2, 5000)
     second = rng.uniform(size=5000) - 2 * rng.integers(0, 2, 5000) + np.floor(first) % 2
     usual = 2 * np.stack([first, second], axis=-1)
-    density = jnp.exp(LOG_DENSITY(jnp.asarray(usual, jnp.float32), 1e-4))
+    density = np.exp(LOG_DENSITY(np.float32(usual), 1e-4))
     inside = np.all(np.abs((usual % 2) - 1) < 0.99, axis=1)
     np.testing.assert_allclose(density[inside], 1 / 32, rtol=1e-5)
     centers, mirrored = np.array(CENTERS, np.float32), np.array(CENTERS, np.float32) * [1, -1]
-    full = jnp.exp(LOG_DENSITY(jnp.asarray(centers), 0.1))
-    empty = jnp.exp(LOG_DENSITY(jnp.asarray(mirrored, jnp.float32), 0.1))
+    full = np.exp(LOG_DENSITY(centers, 0.1))
+    empty = np.exp(LOG_DENSITY(np.float32(mirrored), 0.1))
     np.testing.assert_allclose(full, 1 / 32, rtol=1e-5)
     assert empty.max() < 1e-6
 
@@ -31,8 +31,9 @@ def test_no_noise_no_score():
         for noise_scale in (0.0, jnp.array([0.3, 0.0])):
             with pytest.raises(ValueError, match="noise_scale must be positive"):
                 function(jnp.zeros((2, 2)), noise_scale)
-    assert jnp.isnan(jax.jit(target.score)(jnp.zeros((2, 2)), 0.0)).all()
-    assert target.sample(jax.random.key(0), 3).shape == (3, 2)
+    assert np.isnan(jax.jit(target.score)(jnp.zeros((2, 2)), 0.0)).all()
+    draws = jax.eval_shape(lambda: target.sample(jax.random.key(0), 3))
+    assert draws.shape == (3, 2)
 
 
 @pytest.mark.slow
