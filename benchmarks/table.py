@@ -30,7 +30,7 @@ def _columns(case: dict[str, Any]) -> list[tuple[str, list[str]]]:
         (f"{case['unit']}/s", [_number(one["throughput"]) for one in measured]),
     ]
     if any(one["temporary_bytes"] is not None for one in measured):
-        columns.append(("temporary", [_bytes(one["temporary_bytes"]) for one in measured]))
+        columns.append(("temporary", [size(one["temporary_bytes"]) for one in measured]))
     if len(kinds) == 1:
         columns.append((f"error ({kinds.pop()})", [f"{error:.1e}" for _, error in worst]))
     else:
@@ -100,7 +100,8 @@ def _ratio(one: dict[str, Any], case: dict[str, Any]) -> str:
     return _three(one["ratio"])
 
 
-def _bytes(number: int | None) -> str:
+def size(number: int | None) -> str:
+    """Bytes in their unit."""
     if number is None:
         return "not told"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
