@@ -71,8 +71,9 @@ def _machine(runs: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
         for bar in case["bars"] or [None]
     ]
     asked = [bar for _, _, bar in bars if bar is not None]
-    met = sum(bar["met"] is True for bar in asked)
-    open_ = sum(bar["met"] is None for bar in asked)
+    verdicts = {"met": True, "missed": False, "not decided": None}
+    counts = {word: sum(bar["met"] is value for bar in asked) for word, value in verdicts.items()}
+    told = ", ".join(f"{_count(count)} {word}" for word, count in counts.items() if count)
     rows = [_row(machine, titles[package], package, case, bar) for package, case, bar in bars]
     headings = (
         "area", "case", "ours", "peer", "ratio", "error: ours, peer", "memory: ours, peer",
@@ -83,15 +84,19 @@ def _machine(runs: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
             f"## {machine_name(machine)}",
             f"{machine['system']}, JAX backend `{machine['backend']}` with {machine['devices']} "
             f"device{'s' * (machine['devices'] > 1)} of kind `{machine['device_kind']}`.",
-            f"Asked were {len(asked)} ratios: {met} are met, {len(asked) - met - open_} are missed"
-            + (f", {open_} are not decided" if open_ else "")
-            + ". A ratio is of speeds, larger being better, unless it says otherwise; a case of "
-            "which nothing was asked shows its fastest. The error is the largest of the case's.",
+            f"{_count(len(asked), 'ratio')} asked for: {told}. A ratio is of speeds, larger being "
+            "better, unless it says otherwise; a case of which nothing is asked shows its fastest. "
+            "The error is the largest of the case's.",
             grid(headings, rows, left=9),
             f"### Where we are slower {{: #{anchor(machine, 'slower')} }}",
             _slower(runs, machine),
         ]
     )
+
+
+def _count(number: int, name: str = "") -> str:
+    words = f"{number} {name}{'s' * (number != 1)}" if name else str(number)
+    return f"{words} {'is' if number == 1 else 'are'}"
 
 
 def _row(
@@ -114,9 +119,9 @@ def _row(
         _link(machine, package, case),
         own["name"] if own else "not measured",
         rival["name"] if rival else "no peer",
-        f"{ratio[1]:.3g}{of}" if ratio else "",
+        f"{table.number(ratio[1])}{of}" if ratio else "",
         _pair(own, rival, lambda one: f"{max(one['errors'].values()):.1e}"),
-        _pair(own, rival, lambda one: table.size(one["temporary_bytes"])),
+        _memory(own, rival),
         asked,
         verdict,
     )
@@ -212,6 +217,11 @@ def _line(cells: Iterable[str]) -> str:
 def _link(machine: dict[str, Any], package: str, case: dict[str, Any]) -> str:
     short = case["name"].partition("/")[2] or case["name"]
     return f"[{short}]({package}.md#{anchor(machine, case['name'])})"
+
+
+def _memory(own: Any, rival: Any) -> str:
+    told = [one["temporary_bytes"] for one in (own, rival) if one]
+    return ", ".join(map(table.size, told)) if any(x is not None for x in told) else "not told"
 
 
 def _pair(own: Any, rival: Any, tell: Any) -> str:

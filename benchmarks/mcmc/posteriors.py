@@ -60,13 +60,22 @@ def cases(
     chains: int | None = None,
     num_keys: int = 5,
     tolerance: float = 0.2,
+    all_peers: bool = True,
 ) -> list[Case]:
     """The five targets; more chains on an accelerator."""
-    found = lengths or Lengths(), chains or pick(64, 1024), num_keys, tolerance
+    found = lengths or Lengths(), chains or pick(64, 1024), num_keys, tolerance, all_peers
     return [_case(name, *found) for name in names]
 
 
-def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: float) -> Case:
+def quick_cases() -> list[Case]:
+    """Fewer keys, half as many steps, and of the peers those that a bar names."""
+    lengths = Lengths(chees=(200, 500), hmc=(100, 500), nuts=(300, 500))
+    return cases(lengths=lengths, num_keys=2, all_peers=False)
+
+
+def _case(
+    name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: float, all_peers: bool
+) -> Case:
     problem = posterior_problems.load(name)
     logdensity_fn = problem.posterior.logdensity_fn
     starts = problem.posterior.initial(jax.random.key(1), chains)
@@ -103,6 +112,9 @@ def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: fl
             entry("NumPyro NUTS, dense", numpyro(True), **other),
         ]
         bars.append(Bar(PER_GRADIENT, 10.0, "NumPyro NUTS, diagonal"))
+    if not all_peers:
+        asked = ("probjax", "BlackJAX ChEES", "NumPyro NUTS, diagonal")
+        contenders = [one for one in contenders if one.name.startswith(asked)]
     about = DESCRIPTION.format(
         about=problem.about, keys=num_keys, chains=chains, leapfrog=LEAPFROG,
         truth="the truth" if problem.truth and "mean_sq" in problem.truth
@@ -250,9 +262,9 @@ def _numpyro(
 def _program(draw: Callable[[Any], Draws], keys: list[Any], mean: Any, scale: Any) -> Program:
     """Call once for each key, find draws, gradients and error, and let the clock take turns."""
     begun = time.perf_counter()
-    draw(keys[0])
+    first = draw(keys[0])
     seconds = time.perf_counter() - begun
-    found = [draw(key) for key in keys]
+    found = [first, *map(draw, keys[1:])]
     sizes = [_effective(each.positions) for each in found]
     means = np.mean([_both(each.positions).mean(axis=(0, 1)) for each in found], axis=0)
     error = float(np.max(np.abs(means - mean) / scale))
