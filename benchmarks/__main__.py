@@ -182,7 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             results.write(found, paths[package])
             if options.json is None:
-                paths[package].with_suffix(".md").write_text(f"# {package}\n\n{render.tables(found)}")
+                paths[package].with_suffix(".md").write_text(
+                    f"# {package}\n\n{render.tables(found)}"
+                )
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

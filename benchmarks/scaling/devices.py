@@ -5,13 +5,14 @@ fixed when a process begins. Seconds tell overhead alone, for all devices share 
 """
 
 import argparse
-import functools
 import json
 import os
+import pathlib
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,21 +31,26 @@ LIMIT_SECONDS = 1800
 def programs(effort: harness.Effort, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Measure all programs in one process of eight devices, and in two of one device each."""
     counts, rounds = DEVICES[effort.name], max(effort.rounds, 2)
-    say(f"scaling: one process with up to {max(counts)} devices")
-    (records,) = _launch(1, counts, rounds)
-    say("scaling: two processes")
-    apart, _ = _launch(PROCESSES, (1,), rounds)
-    for record, other in zip(records, apart, strict=True):
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"scaling: one process with up to {max(counts)} devices")
+        (records,) = launch(folder, 1, counts, rounds)
+        say("scaling: two processes")
+        others, _ = launch(folder, PROCESSES, (1,), rounds)
+    for record, other in zip(records, others, strict=True):
         record["layouts"] += other["layouts"]
     return records
 
 
-def _launch(num_processes: int, counts: tuple[int, ...], rounds: int) -> list[Any]:
-    """Run this module in processes that know each other; what each told."""
+def launch(folder: str, num_processes: int, counts: tuple[int, ...], rounds: int) -> list[Any]:
+    """Run this module in processes that know each other; what each told.
+
+    One process writes the answers of one device into the folder, for several to compare with.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "benchmarks.scaling.devices", address, str(num_processes)]
+    module = "benchmarks.scaling.devices"
+    command = [sys.executable, "-m", module, folder, address, str(num_processes)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     running = [
         subprocess.Popen(
@@ -67,6 +73,7 @@ def _launch(num_processes: int, counts: tuple[int, ...], rounds: int) -> list[An
 def main() -> None:
     """Be one of the processes."""
     parser = argparse.ArgumentParser("python -m benchmarks.scaling.devices", description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("address")
     for name in ("num_processes", "process_id", "rounds"):
         parser.add_argument(name, type=int)
@@ -78,33 +85,43 @@ def main() -> None:
     sharding.initialize_distributed(given.address, given.num_processes, given.process_id)
     from benchmarks.scaling.programs import PROGRAMS  # which uses devices
 
-    measured = apart if given.num_processes > 1 else functools.partial(together, given.counts)
-    print(json.dumps([measured(program, given.rounds) for program in PROGRAMS]))
+    found = []
+    for number, program in enumerate(PROGRAMS):
+        path = given.folder / f"{number}.npy"
+        if given.num_processes > 1:
+            found.append(apart(program, np.load(path), given.rounds))
+        else:
+            record, answer = together(given.counts, program, given.rounds)
+            np.save(path, answer)
+            found.append(record)
+    print(json.dumps(found))
 
 
-def together(counts: Sequence[int], program: Any, rounds: int) -> dict[str, Any]:
-    """Count and time a program on so many devices of this process, the first count being 1."""
+def together(counts: Sequence[int], program: Any, rounds: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Count and time a program on so many devices of this process, the first count being 1.
+
+    Gives the record and the answer of one device.
+    """
     from probjax import sharding
 
     meshes = [sharding.make_mesh(count) for count in counts]
     ready = [_Ready(program, mesh, program.items) for mesh in meshes]
-    return {
+    answer = ready[0].answer()
+    record = {
         **{name: getattr(program, name) for name in TOLD},
         "flops": [flops(program, n * program.items) for n in (1, 2)],
-        "layouts": _layouts(ready, ready[0].answer(), rounds),
+        "layouts": _layouts(ready, answer, rounds),
         "doubled": _Ready(program, meshes[-1], 2 * program.items).collectives,
     }
+    return record, answer
 
 
-def apart(program: Any, rounds: int) -> dict[str, Any]:
-    """The same on the devices of all processes; the answer is compared with that of one device."""
+def apart(program: Any, wanted: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Count and time a program on the devices of all processes, where `wanted` is the answer."""
     from probjax import sharding
 
-    alone = sharding.make_mesh(1, devices=jax.local_devices())
-    wanted = _Ready(program, alone, program.items).answer()
-    return {
-        "layouts": _layouts([_Ready(program, sharding.make_mesh(), program.items)], wanted, rounds)
-    }
+    ready = _Ready(program, sharding.make_mesh(), program.items)
+    return {"layouts": _layouts([ready], wanted, rounds)}
 
 
 class _Ready:

@@ -51,7 +51,7 @@ def test_the_layouts_of_ctc():
 
 @pytest.mark.slow
 def test_a_record_has_every_layout_and_the_answer_of_one_device():
-    record = devices.together((1, 4), small("gradient of an ensemble"), 2)
+    record, _ = devices.together((1, 4), small("gradient of an ensemble"), 2)
     run = {
         "schema": results.SCHEMA, "machine": machine.describe(),
         "conditions": machine.conditions(), "effort": harness.QUICK._asdict(),
@@ -82,9 +82,9 @@ def test_a_loop_counts_once_in_the_flops():
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_count_what_two_devices_count():
-    (one,) = devices._launch(1, (1, 2), 2)
-    first, second = devices._launch(2, (1,), 2)
+def test_two_processes_count_what_two_devices_count(tmp_path):
+    (one,) = devices.launch(str(tmp_path), 1, (1, 2), 2)
+    first, second = devices.launch(str(tmp_path), 2, (1,), 2)
     for a, b, c in zip(one, first, second, strict=True):
         assert b["layouts"][0]["processes"] == 2
         assert a["layouts"][1]["collectives"] == b["layouts"][0]["collectives"]
