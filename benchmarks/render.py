@@ -100,7 +100,8 @@ def pages(runs: Runs) -> dict[str, str]:
 def area_page(package: str, runs: Runs) -> str:
     """The page of one package: a section for each machine."""
     area = AREAS[package]
-    parts = [f"# {area.title}, measured", ORIGIN, area.introduction]
+    words = f"{area.title} beside peers, with the seconds, memory and errors that were measured."
+    parts = [summary.front(words), f"# {area.title}, measured", ORIGIN, area.introduction]
     parts += [
         "How it is measured, and a summary of everything: [Benchmarks](index.md).",
         *([area.figure.rstrip()] if area.figure else []),

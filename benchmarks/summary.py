@@ -52,12 +52,13 @@ def page(runs: dict[str, dict[str, dict[str, Any]]], titles: dict[str, str]) -> 
     """The page from the runs by machine and package."""
     links = [f"[{title}]({package}.md)" for package, title in titles.items()]
     links = f"{', '.join(links)}; several devices: [Scaling](scaling.md)."
-    parts = [HOW.format(links=links)]
+    words = "How speed, memory and accuracy are measured, and all results beside their peers."
+    parts = [front(words), HOW.format(links=links)]
     for name in sorted(runs):
         told = {package: runs[name][package] for package in titles if package in runs[name]}
         if told:
             parts.append(_machine(told, titles))
-    if len(parts) == 1:
+    if len(parts) == 2:
         parts.append("## Results\n\nNo results are committed yet.\n")
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
@@ -179,6 +180,11 @@ def circumstances(run: dict[str, Any]) -> str:
         f"before the run: {'not told' if load is None else f'{load:g}'}. {told}. "
         f"Versions: {versions}."
     )
+
+
+def front(description: str) -> str:
+    """What stands before the text of a page that needs its width for tables."""
+    return f"---\ndescription: {description}\nhide:\n  - navigation\n---"
 
 
 def figure(name: str, words: str, caption: str) -> str:

@@ -78,7 +78,8 @@ The assumed accelerators are H200s in nodes of eight:
 
 def page(runs: dict[str, dict[str, Any]]) -> str:
     """The whole page, from the scaling runs by machine."""
-    parts = [HEAD]
+    words = "Collectives and bytes between devices, counted, and an estimate for a thousand."
+    parts = [summary.front(words), HEAD]
     parts.append(FIGURE if runs else "No results are committed yet.")
     for name in sorted(runs):
         run = runs[name]
