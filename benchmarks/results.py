@@ -19,7 +19,7 @@ That of `scaling` tells how programs are spread over devices, instead of cases:
 
     {"schema": 3, "machine", "conditions", "effort",
      "programs": [{"name", "pillar", "description", "step", "steps", "unit", "items", "load",
-                   "flops": [for one step of items, of 2 items],
+                   "flops": [for one step of items, of 2 items], "memory": [likewise, in bytes],
                    "layouts": [{"devices", "processes", "collectives": [COLLECTIVE],
                                 "sent_bytes", "compile_seconds", "seconds": [q1, median, q3],
                                 "difference"}],
@@ -100,6 +100,7 @@ _PROGRAM = {
     "items": int,
     "load": int,
     "flops": list,
+    "memory": list,
     "layouts": list,
     "doubled": list,
 }
@@ -150,7 +151,8 @@ def _programs(programs: list[Any]) -> None:
     for program in programs:
         _fields(program, "program", _PROGRAM)
         where = f"program {program['name']!r}"
-        _positive(f"{where}.flops", program["flops"], 2)
+        for field in ("flops", "memory"):
+            _positive(f"{where}.{field}", program[field], 2)
         for layout in program["layouts"]:
             _fields(layout, f"{where}: layout", _LAYOUT)
             _positive(f"{where}.seconds", layout["seconds"], 3)

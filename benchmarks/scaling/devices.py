@@ -110,6 +110,7 @@ def together(counts: Sequence[int], program: Any, rounds: int) -> tuple[dict[str
     record = {
         **{name: getattr(program, name) for name in TOLD},
         "flops": [flops(program, n * program.items) for n in (1, 2)],
+        "memory": [memory(program, n * program.items) for n in (1, 2)],
         "layouts": _layouts(ready, answer, rounds),
         "doubled": _Ready(program, meshes[-1], 2 * program.items).collectives,
     }
@@ -190,6 +191,18 @@ def flops(program: Any, items: int) -> float:
     """What XLA counts for one step on one device before it optimises, a loop's body once."""
     fn, args, times = program.cost(items)
     return times * float(fn.lower(*args).cost_analysis()["flops"])
+
+
+def memory(program: Any, items: int) -> float:
+    """Bytes that one device must at least read and write in a step: all it is given, all it gives.
+
+    What a call is given and gives is shared among its steps, for a loop may keep it to itself.
+    """
+    from probjax import sharding
+
+    spread = program.spread(sharding.make_mesh(1, devices=jax.local_devices()), items)
+    leaves = jax.tree.leaves((spread.args, jax.eval_shape(spread.fn, *spread.args)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / program.steps
 
 
 def sent(each: dict[str, Any]) -> float:

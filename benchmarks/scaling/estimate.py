@@ -1,7 +1,8 @@
 """Seconds of one step on many accelerators, on paper, from what was counted on eight devices.
 
-Compute is what XLA counts, at the accelerator's peak; each collective adds its start, its hops
-times the latency of a hop, and the bytes that a device sends over the bandwidth of its link.
+Compute is what XLA counts at the accelerator's peak, or what must be read and written at the peak
+of its memory, whichever takes longer; each collective adds its start, its hops times the latency
+of a hop, and the bytes that a device sends over the bandwidth of its link.
 """
 
 import math
@@ -15,6 +16,8 @@ class Links(NamedTuple):
 
     flops: float = 67e12
     """Additions and multiplications in float32, per second."""
+    memory: float = 4.8e12
+    """Bytes per second from and to its own memory."""
     per_node: int = 8
     """Accelerators in a node."""
     bandwidth_inside: float = 450e9
@@ -31,6 +34,7 @@ class Links(NamedTuple):
 
 SOURCES = {
     "flops": ("float32 peak", "67 TFLOP/s", "nvidia-h200"),
+    "memory": ("memory, read and written", "4.8 TB/s", "nvidia-h200"),
     "per_node": ("accelerators in a node", "8", "nvidia-dgx-h200"),
     "bandwidth_inside": ("sent inside a node", "450 GB/s", "nvidia-h200"),
     "bandwidth_outside": ("sent between nodes", "50 GB/s", "nvidia-dgx-h200"),
@@ -49,7 +53,9 @@ class Estimate(NamedTuple):
     flops: float
     """On each."""
     compute: float
-    """Seconds of the arithmetic."""
+    """Seconds of arithmetic, or of memory where that takes longer."""
+    is_memory: bool
+    """Whether it does."""
     hops: int
     """One after the other, in all collectives."""
     sent: float
@@ -59,7 +65,7 @@ class Estimate(NamedTuple):
 
     @property
     def efficiency(self) -> float:
-        """Share of the step that is arithmetic."""
+        """Share of the step that is not communication."""
         return self.compute / (self.compute + self.communication)
 
 
@@ -72,9 +78,7 @@ def estimate(program: dict[str, Any], accelerators: int, links: Links | None = N
         links: what is assumed.
     """
     links = links or Links()
-    first, second = program["flops"]
-    each = (second - first) / program["items"]
-    flops = first + each * (program["load"] - program["items"])
+    flops, moved = (_at_load(program, program[field]) for field in ("flops", "memory"))
     hops, sent, seconds = 0.0, 0.0, 0.0
     for kind, size, group, times in traffic(program, accelerators):
         inside, outside = _hops(kind, group, links.per_node)
@@ -84,8 +88,15 @@ def estimate(program: dict[str, Any], accelerators: int, links: Links | None = N
         sent += times * bytes_sent
         latency = inside * links.latency_inside + outside * links.latency_outside
         seconds += times * (links.start + latency + bytes_sent / bandwidth)
-    compute = flops / links.flops
-    return Estimate(accelerators, flops, compute, round(hops), sent, seconds)
+    compute = flops / links.flops, moved / links.memory
+    is_memory = compute[1] > compute[0]
+    return Estimate(accelerators, flops, max(compute), is_memory, round(hops), sent, seconds)
+
+
+def _at_load(program: dict[str, Any], counts: list[float]) -> float:
+    """A count for the items of one accelerator, from those for some items and for twice as many."""
+    first, second = counts
+    return first + (second - first) / program["items"] * (program["load"] - program["items"])
 
 
 def traffic(program: dict[str, Any], accelerators: int) -> list[tuple[str, int, int, float]]:

@@ -37,7 +37,7 @@ FIGURE = summary.figure(
     "scaling",
     "Left: bytes that a device sends in one step against the number of devices, between none for "
     "annealed Langevin and the plain ensemble and several hundred kilobytes for a training step "
-    "and for CTC split by classes. Right: the estimated share of arithmetic in a step against the "
+    "and for CTC split by classes. Right: the estimated share of computation in a step against the "
     "number of accelerators, from 8 to 1,024; it falls where the collectives of a step go through "
     "all of them.",
     "Left: counted in compiled programs. Right: the estimate below, from committed counts.",
@@ -50,23 +50,26 @@ PAPER = """\
 on $P$ accelerators takes
 
 $$
-t(P)=\\frac{{F}}{{R}}+\\sum_{{c}}\\Bigl(s+h_c\\,\\ell+\\frac{{b_c}}{{\\beta}}\\Bigr),
+t(P)=\\max\\Bigl(\\frac{{F}}{{R}},\\frac{{M}}{{W}}\\Bigr)
++\\sum_{{c}}\\Bigl(s+h_c\\,\\ell+\\frac{{b_c}}{{\\beta}}\\Bigr),
 $$
 
-with $F$ the floating-point operations of each accelerator, $R$ its rate, and for each collective
-$c$ a start $s$, $h_c$ hops of latency $\\ell$ and $b_c$ bytes over a link of bandwidth $\\beta$
+with $F$ the floating-point operations of each accelerator and $R$ its rate, $M$ the bytes that it
+reads and writes and $W$ the bandwidth of its memory, and for each collective $c$ a start $s$,
+$h_c$ hops of latency $\\ell$ and $b_c$ bytes over a link of bandwidth $\\beta$
 ([Hockney 1994](../references.md#hockney-1994)).
 
-* $F$ is XLA's count for one step, scaled to the items that each accelerator is given; the body of
-  a loop counts once in CTC, so that there it is too small.
-* $R$ is the peak, which no program reaches. The arithmetic takes longer than said, so the shares
-  of communication below are too large rather than too small.
+* $F$ is XLA's count for one step, scaled to the items that each accelerator is given. In CTC it is
+  too small, since the body of a loop counts once.
+* $M$ is the least there can be: what a call is given and what it gives, shared among its steps.
+* $R$ and $W$ are peaks, which no program reaches. The computation takes longer than said, so the
+  shares of communication below are too large rather than too small.
 * What a collective leaves on a device was counted for some items and for twice as many. What grows
   with the items stays in a group of eight, one node; what does not, a gradient or a mean, goes
   through all $P$, and then all its bytes pay the slower link.
 * Hops: a chain in each node and a tree over the $n$ nodes, for an all-reduce
   $2(8-1)+2\\lceil\\log_2n\\rceil$, for the others in their node $8-1$.
-* Communication does not overlap with arithmetic, and nothing else uses the links.
+* Communication does not overlap with computation, and nothing else uses the links.
 
 The assumed accelerators are H200s in nodes of eight:
 
@@ -146,8 +149,8 @@ def _inputs() -> str:
 def _results(run: dict[str, Any]) -> str:
     rows = [_estimated(program, estimate(program, MANY)) for program in run["programs"]]
     headings = (
-        "program", "on each accelerator", "arithmetic", "hops", "bytes sent", "communication",
-        "share of arithmetic",
+        "program", "on each accelerator", "computation", "hops", "bytes sent", "communication",
+        "share of computation",
     )  # fmt: skip
     return summary.grid(headings, rows, left=2)
 
@@ -156,7 +159,7 @@ def _estimated(program: dict[str, Any], found: Estimate) -> tuple[str, ...]:
     return (
         program["name"],
         f"{program['load']:,} {program['unit']}",
-        _seconds(found.compute),
+        f"{_seconds(found.compute)}{' (memory)' if found.is_memory else ''}",
         str(found.hops),
         table.size(round(found.sent)) if found.sent else "0",
         _seconds(found.communication) if found.communication else "0",

@@ -222,7 +222,7 @@ _CTC = (
 def _ctc_program(name: str, split: str, words: str) -> Program:
     return Program(
         f"CTC, split by {name}", "sequence", _CTC.format(words), "a loss and its gradient", 1,
-        "sequences", 32, 64, functools.partial(_ctc, split), _ctc_cost,
+        "sequences", 32, 4096, functools.partial(_ctc, split), _ctc_cost,
     )  # fmt: skip
 
 

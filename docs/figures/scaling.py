@@ -48,7 +48,7 @@ def main() -> None:
     left.set_title("counted", loc="left")
     right.set_xticks(MANY[::2], [f"{number:,}" for number in MANY[::2]])
     right.set_xlabel("accelerators")
-    right.set_ylabel("arithmetic, percent of a step")
+    right.set_ylabel("computation, percent of a step")
     right.set_title("estimated", loc="left")
     right.set_ylim(0, 105)
     for axis in (left, right):

@@ -63,6 +63,7 @@ def test_a_record_has_every_layout_and_the_answer_of_one_device():
     assert alone["sent_bytes"] == 0 and four["sent_bytes"] == 2 * 3 / 4 * 12
     assert alone["difference"] == 0 and four["difference"] < 1e-5
     assert np.isclose(record["flops"][1], 2 * record["flops"][0], rtol=1e-3)
+    assert record["memory"] == [4 * (2 * 3 + 3 * n * 16) for n in (1, 2)]  # starts, args, gradient
     assert "all-reduce of 12 B" in page.tables(run)
     for spoil, message in ((lambda r: r.pop("flops"), "fields"), (
         lambda r: r["layouts"][0].update(seconds=[3, 2, 1]), "growing")):  # fmt: skip

@@ -4,12 +4,18 @@ import pytest
 
 from benchmarks.scaling.estimate import SOURCES, Links, estimate, traffic
 
-LINKS = Links(1e9, 8, 1e6, 1e5, 0.25, 2.0, 0.5)
+LINKS = Links(1e9, 1e3, 8, 1e6, 1e5, 0.25, 2.0, 0.5)
 
 
 def record(collectives, doubled, **fields):
     layouts = [{"devices": n, "processes": 1, "collectives": collectives[n]} for n in collectives]
-    told = {"name": "p", "items": 16, "load": 64, "flops": [3e9 + 16e9, 3e9 + 32e9]}
+    told = {
+        "name": "p",
+        "items": 16,
+        "load": 64,
+        "flops": [3e9 + 16e9, 3e9 + 32e9],
+        "memory": [80.0, 160.0],
+    }
     return told | {"layouts": layouts, "doubled": doubled} | fields
 
 
@@ -21,6 +27,13 @@ def test_without_collectives_all_is_arithmetic():
     found = estimate(record({1: [], 8: []}, []), 1024, LINKS)
     assert found.flops == 3e9 + 64e9 and found.compute == 67.0
     assert (found.communication, found.sent, found.hops, found.efficiency) == (0, 0, 0, 1)
+
+
+def test_memory_counts_where_it_takes_longer():
+    found = estimate(record({8: []}, [], memory=[17_000.0, 33_000.0]), 8, LINKS)
+    assert not found.is_memory  # 65 seconds
+    found = estimate(record({8: []}, [], memory=[32_000.0, 64_000.0]), 8, LINKS)
+    assert found.is_memory and found.compute == 128.0 and found.efficiency == 1
 
 
 def test_a_gradient_goes_through_all():
@@ -52,7 +65,7 @@ def test_other_collectives_for_twice_the_items_are_refused():
 
 
 def test_the_printed_assumptions_are_those_that_are_used():
-    units = {"TFLOP/s": 1e12, "GB/s": 1e9, "µs": 1e-6}
+    units = {"TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "µs": 1e-6}
     for field, value in Links()._asdict().items():
         number, _, unit = SOURCES[field][1].partition(" ")
         assert float(number) * units.get(unit, 1) == pytest.approx(value)
