@@ -5,6 +5,7 @@ fixed when a process begins. Seconds tell overhead alone, for all devices share 
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -30,18 +31,21 @@ LIMIT_SECONDS = 1800
 
 def programs(effort: harness.Effort, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Measure all programs in one process of eight devices, and in two of one device each."""
-    counts, rounds = DEVICES[effort.name], max(effort.rounds, 2)
+    counts = DEVICES[effort.name]
+    start = functools.partial(launch, rounds=max(effort.rounds, 2), quick=effort.name == "quick")
     with tempfile.TemporaryDirectory() as folder:
         say(f"scaling: one process with up to {max(counts)} devices")
-        (records,) = launch(folder, 1, counts, rounds)
+        (records,) = start(folder, 1, counts)
         say("scaling: two processes")
-        others, _ = launch(folder, PROCESSES, (1,), rounds)
+        others, _ = start(folder, PROCESSES, (1,))
     for record, other in zip(records, others, strict=True):
         record["layouts"] += other["layouts"]
     return records
 
 
-def launch(folder: str, num_processes: int, counts: tuple[int, ...], rounds: int) -> list[Any]:
+def launch(
+    folder: str, num_processes: int, counts: tuple[int, ...], *, rounds: int, quick: bool
+) -> list[Any]:
     """Run this module in processes that know each other; what each told.
 
     One process writes the answers of one device into the folder, for several to compare with.
@@ -54,7 +58,7 @@ def launch(folder: str, num_processes: int, counts: tuple[int, ...], rounds: int
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     running = [
         subprocess.Popen(
-            [*command, str(number), str(rounds), *map(str, counts)],
+            [*command, str(number), str(rounds), *map(str, counts), *["--quick"] * quick],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )
         for number in range(num_processes)
@@ -78,6 +82,7 @@ def main() -> None:
     for name in ("num_processes", "process_id", "rounds"):
         parser.add_argument(name, type=int)
     parser.add_argument("counts", type=int, nargs="+", help="of devices in this process")
+    parser.add_argument("--quick", action="store_true", help="one program of each pillar")
     given = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(given.counts))
     from probjax import sharding
@@ -86,7 +91,8 @@ def main() -> None:
     from benchmarks.scaling.programs import PROGRAMS  # which uses devices
 
     found = []
-    for number, program in enumerate(PROGRAMS):
+    chosen = [program for program in PROGRAMS if program.is_quick or not given.quick]
+    for number, program in enumerate(chosen):
         path = given.folder / f"{number}.npy"
         if given.num_processes > 1:
             found.append(apart(program, np.load(path), given.rounds))

@@ -62,6 +62,8 @@ class Program(NamedTuple):
     """`spread(mesh, items)`."""
     cost: Callable[[int], tuple[Any, tuple[Any, ...], int]]
     """`cost(items)`: a function and arguments on one device, and how often a step takes it."""
+    is_quick: bool = False
+    """Whether it stands for its pillar where time is short."""
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -223,6 +225,7 @@ def _ctc_program(name: str, split: str, words: str) -> Program:
     return Program(
         f"CTC, split by {name}", "sequence", _CTC.format(words), "a loss and its gradient", 1,
         "sequences", 32, 4096, functools.partial(_ctc, split), _ctc_cost,
+        is_quick=split == "vocab",
     )  # fmt: skip
 
 
@@ -232,7 +235,7 @@ PROGRAMS = (
         f"Chains in {DIM} dimensions, the score a network {DIM}-{WIDTH}-{WIDTH}-{DIM}, "
         f"{len(LEVELS)} levels of {STEPS_PER_LEVEL} steps, by `sharding.map_items`.",
         "a step of all chains", len(LEVELS) * STEPS_PER_LEVEL, "chains", 1024, 65_536,
-        _annealed, _annealed_cost,
+        _annealed, _annealed_cost, is_quick=True,
     ),
     Program(
         "pooled warm-up of HMC", "mcmc",
@@ -246,6 +249,7 @@ PROGRAMS = (
         f"A training step of a network {DIM}-{WIDTH}-{WIDTH}-{DIM}: loss and gradient by "
         "`sharding.value_and_grad`, then Adam.",
         "a training step", 1, "rows", 2048, 16_384, _training, _training_cost,
+        is_quick=True,
     ),
     Program(
         "ensemble", "diffeq",
@@ -258,6 +262,7 @@ PROGRAMS = (
         "The same, and the gradient of the mean square of the ends in the three parameters that "
         "all trajectories share.",
         "a gradient", 1, "trajectories", 2048, 262_144, _fit, _fit_cost,
+        is_quick=True,
     ),
     _ctc_program("sequences", "batch", "sequences"),
     _ctc_program("classes", "vocab", "classes"),

@@ -84,8 +84,10 @@ def test_a_loop_counts_once_in_the_flops():
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_count_what_two_devices_count(tmp_path):
-    (one,) = devices.launch(str(tmp_path), 1, (1, 2), 2)
-    first, second = devices.launch(str(tmp_path), 2, (1,), 2)
+    options = {"rounds": 2, "quick": True}
+    (one,) = devices.launch(str(tmp_path), 1, (1, 2), **options)
+    first, second = devices.launch(str(tmp_path), 2, (1,), **options)
+    assert [record["pillar"] for record in one] == ["mcmc", "score", "diffeq", "sequence"]
     for a, b, c in zip(one, first, second, strict=True):
         assert b["layouts"][0]["processes"] == 2
         assert a["layouts"][1]["collectives"] == b["layouts"][0]["collectives"]
