@@ -12,6 +12,7 @@ import pathlib
 import random
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mutants import results, runner
@@ -25,6 +26,9 @@ PASSED_OVER = {
     "mcmc/export", "mcmc/program", "mcmc/runs", "mcmc/warmup_programs", "diffeq/ensemble_job",
 }  # fmt: skip
 """Modules of theirs that name, check, store or dispatch."""
+
+BATCH = 12
+"""Mutants that are tried before the tests that killed them are run on the module as it is."""
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -84,6 +88,8 @@ class Run:
         if kept.get(name, {}).get("source") != source:
             kept[name] = {"source": source, "places": len(self.mutants), "mutants": []}
         self.entries = kept[name]
+        self.memory = root / ".pytest_cache" / "mutants" / f"{name.replace('/', '-')}.json"
+        self.durations = json.loads(self.memory.read_text()) if self.memory.exists() else {}
 
     def pending(self, args: argparse.Namespace) -> list[Mutant]:
         """What is to be tried: what was not, or with `--again` and `--slow` the survivors."""
@@ -93,73 +99,63 @@ class Run:
             return [m for m, e in old.items() if e and not results.is_killed(e) and "note" not in e]
         return [mutant for mutant, entry in old.items() if entry is None]
 
-    def baseline(self, slow: bool) -> runner.Result:
-        """The tests as they stand; from an earlier run if nothing changed."""
-        files = [(self.root / test).read_bytes() for test in self.tests]
-        name = f"{self.path.stem}-{results.digest(b''.join(files))}{'-slow' * slow}.json"
-        memory = self.root / ".pytest_cache" / "mutants" / name
-        if memory.exists():
-            return runner.Result(**json.loads(memory.read_text()))
-        tests = self.tests[1:] if slow else self.tests
-        found = runner.Child(tests, self.path, slow=slow).wait()
-        if found.outcome == "survived":
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            memory.write_text(json.dumps(found._asdict()))
-        return found
-
-    def start(self, mutant: Mutant, base: runner.Result, slow: bool) -> runner.Child:
-        """Fork for a mutant; it may take three times what all tests take without it."""
+    def start(self, mutant: Mutant, slow: bool) -> runner.Child:
+        """Fork for a mutant."""
         source = apply(self.source, mutant)
-        limit = 3 * base.seconds + 15
         tests = self.tests[1:] if slow else self.tests
-        return runner.Child(tests, self.path, source, order=base.durations, limit=limit, slow=slow)
+        return runner.Child(tests, self.path, source, order=self.durations, slow=slow)
 
-    def note(self, mutant: Mutant, result: runner.Result, slow: bool) -> dict[str, Any]:
-        """Store what became of a mutant."""
-        entry = results.entry_of(self.entries, mutant)
-        if entry is None:
-            entry = mutant._asdict()
-            entry["place"] = [entry.pop("start"), entry.pop("end"), mutant.after]
-            self.entries["mutants"].append(entry)
-        outcome = (
-            f"{result.outcome} slow" if slow and result.outcome == "failed" else result.outcome
-        )
-        entry |= {"outcome": outcome, "by": result.by, "seconds": round(result.seconds, 1)}
-        return entry
+    def store(self, batch: dict[Mutant, runner.Result], slow: bool) -> Iterator[str]:
+        """Keep what became of mutants, unless the test that failed does so without them."""
+        for result in batch.values():
+            self.durations |= result.durations
+        self.memory.parent.mkdir(parents=True, exist_ok=True)
+        self.memory.write_text(json.dumps(self.durations))
+        killers = {result.failed[0] for result in batch.values() if result.outcome == "failed"}
+        sound = runner.Child(sorted(killers), self.path, slow=slow).wait() if killers else None
+        for mutant, result in batch.items():
+            by = result.failed[0] if result.failed else ""
+            if result.outcome == "failed" and by not in sound.durations:
+                yield f"  without a mistake, too, fails {by}"
+                continue
+            entry = results.entry_of(self.entries, mutant)
+            if entry is None:
+                entry = mutant._asdict()
+                entry["place"] = [entry.pop("start"), entry.pop("end"), mutant.after]
+                self.entries["mutants"].append(entry)
+            outcome = f"{result.outcome} slow" if slow and by else result.outcome
+            entry |= {"outcome": outcome, "by": by, "seconds": round(result.seconds, 1)}
+            change = f"{mutant.before!r} -> {mutant.after!r}"
+            yield f"  {outcome} {entry['seconds']} s {self.name}:{mutant.line} {change} {by}"
 
 
-def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results.FILE) -> int:
-    """Try all that is pending; 1 if some module's own tests fail without a mistake."""
-    kept, failed = results.load(file), 0
+def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results.FILE) -> None:
+    """Try all that is pending."""
+    kept = results.load(file)
     for name in choose(args.module, modules(root)):
         work = Run(name, root, kept)
         pending = work.pending(args)
-        if not pending:
-            continue
-        base = work.baseline(args.slow)
-        if base.outcome != "survived" or not base.durations:
-            if not args.slow:
-                print(f"{name}: {base.outcome} without a mistake: {base.by}", flush=True)
-                failed = 1
-            continue
-        print(f"{name}: {len(base.durations)} tests, {base.seconds:.0f} s", flush=True)
-        running: dict[Mutant, runner.Child] = {}
-        while pending or running:
-            while pending and len(running) < args.jobs:
-                mutant = pending.pop(0)
-                running[mutant] = work.start(mutant, base, args.slow)
-            time.sleep(runner.POLL)
-            for mutant, child in list(running.items()):
-                if result := child.poll():
-                    del running[mutant]
-                    entry = work.note(mutant, result, args.slow)
-                    results.save(kept, file)
-                    print(
-                        f"  {entry['outcome']} {entry['seconds']} s {name}:{mutant.line}"
-                        f" {mutant.before!r} -> {mutant.after!r} {entry['by']}",
-                        flush=True,
-                    )
-    return failed
+        while pending:
+            found = _try(work, pending[:BATCH], args)
+            pending = pending[BATCH:]
+            for line in work.store(found, args.slow):
+                print(line, flush=True)
+            results.save(kept, file)
+
+
+def _try(work: Run, batch: list[Mutant], args: argparse.Namespace) -> dict[Mutant, runner.Result]:
+    """What becomes of each of a batch."""
+    waiting, running, found = list(batch), {}, {}
+    while waiting or running:
+        while waiting and len(running) < args.jobs:
+            mutant = waiting.pop(0)
+            running[mutant] = work.start(mutant, args.slow)
+        time.sleep(runner.POLL)
+        for mutant, child in list(running.items()):
+            if result := child.poll():
+                found[mutant] = result
+                del running[mutant]
+    return found
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -186,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(results.survivors(kept, choose(args.module, list(kept)))))
         return 0
     runner.preload()
-    return run(args)
+    run(args)
+    return 0
 
 
 if __name__ == "__main__":
