@@ -3,16 +3,16 @@
 A module is `mcmc/mala`, a package `mcmc`; all of `PACKAGES` when none is named. Of each module
 `N` mutants are drawn with the seed, each place as likely as any other; a larger `N` keeps the
 earlier ones. What was tried is in `results.json` and is not tried again: a run that was stopped
-goes on where it was.
+goes on where it was, and has treated all modules alike.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import random
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from mutants import results, runner
@@ -75,8 +75,8 @@ def sample(found: list[Mutant], name: str, seed: int, count: int | None) -> list
     return order[:count]
 
 
-class Run:
-    """Tries the mutants of one module."""
+class Module:
+    """A module, its mutants and its tests."""
 
     def __init__(self, name: str, root: pathlib.Path, kept: dict[str, Any]):
         self.name, self.root = name, root
@@ -105,56 +105,60 @@ class Run:
         tests = self.tests[1:] if slow else self.tests
         return runner.Child(tests, self.path, source, order=self.durations, slow=slow)
 
-    def store(self, batch: dict[Mutant, runner.Result], slow: bool) -> Iterator[str]:
-        """Keep what became of mutants, unless the test that failed does so without them."""
-        for result in batch.values():
-            self.durations |= result.durations
+    def learn(self, result: runner.Result) -> None:
+        """Remember how long tests take, for the order of the next run."""
+        self.durations |= result.durations
         self.memory.parent.mkdir(parents=True, exist_ok=True)
         self.memory.write_text(json.dumps(self.durations))
-        killers = {result.failed[0] for result in batch.values() if result.outcome == "failed"}
-        sound = runner.Child(sorted(killers), self.path, slow=slow).wait() if killers else None
-        for mutant, result in batch.items():
-            by = result.failed[0] if result.failed else ""
-            if result.outcome == "failed" and by not in sound.durations:
-                yield f"  without a mistake, too, fails {by}"
-                continue
-            entry = results.entry_of(self.entries, mutant)
-            if entry is None:
-                entry = mutant._asdict()
-                entry["place"] = [entry.pop("start"), entry.pop("end"), mutant.after]
-                self.entries["mutants"].append(entry)
-            outcome = f"{result.outcome} slow" if slow and by else result.outcome
-            entry |= {"outcome": outcome, "by": by, "seconds": round(result.seconds, 1)}
-            change = f"{mutant.before!r} -> {mutant.after!r}"
-            yield f"  {outcome} {entry['seconds']} s {self.name}:{mutant.line} {change} {by}"
+
+    def store(self, mutant: Mutant, result: runner.Result, slow: bool) -> str:
+        """Keep what became of a mutant, and say it."""
+        entry = results.entry_of(self.entries, mutant)
+        if entry is None:
+            entry = mutant._asdict()
+            entry["place"] = [entry.pop("start"), entry.pop("end"), mutant.after]
+            self.entries["mutants"].append(entry)
+        by = result.failed[0] if result.failed else ""
+        outcome = f"{result.outcome} slow" if slow and by else result.outcome
+        entry |= {"outcome": outcome, "by": by, "seconds": round(result.seconds, 1)}
+        change = f"{mutant.before!r} -> {mutant.after!r}"
+        return f"{outcome} {entry['seconds']} s {self.name}:{mutant.line} {change} {by}"
+
+
+Task = tuple[Module, Mutant]
 
 
 def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results.FILE) -> None:
-    """Try all that is pending."""
+    """Try all that is pending: the first mutant of each module, the second of each, and so on."""
     kept = results.load(file)
-    for name in choose(args.module, modules(root)):
-        work = Run(name, root, kept)
-        pending = work.pending(args)
-        while pending:
-            found = _try(work, pending[:BATCH], args)
-            pending = pending[BATCH:]
-            for line in work.store(found, args.slow):
-                print(line, flush=True)
-            results.save(kept, file)
+    works = [Module(name, root, kept) for name in choose(args.module, modules(root))]
+    ranks = itertools.zip_longest(*([(w, m) for m in w.pending(args)] for w in works))
+    tasks = [task for rank in ranks for task in rank if task]
+    for first in range(0, len(tasks), BATCH):
+        found = _try(tasks[first : first + BATCH], args)
+        killers = {result.failed[0] for *_, result in found if result.outcome == "failed"}
+        sound = runner.Child(sorted(killers), slow=args.slow).wait() if killers else None
+        for work, mutant, result in found:
+            work.learn(result)
+            if result.outcome == "failed" and result.failed[0] not in sound.durations:
+                print(f"fails without a mistake, too: {result.failed[0]}", flush=True)
+            else:
+                print(work.store(mutant, result, args.slow), flush=True)
+        results.save(kept, file)
 
 
-def _try(work: Run, batch: list[Mutant], args: argparse.Namespace) -> dict[Mutant, runner.Result]:
+def _try(tasks: list[Task], args: argparse.Namespace) -> list[tuple[Module, Mutant, runner.Result]]:
     """What becomes of each of a batch."""
-    waiting, running, found = list(batch), {}, {}
+    waiting, running, found = list(tasks), [], []
     while waiting or running:
         while waiting and len(running) < args.jobs:
-            mutant = waiting.pop(0)
-            running[mutant] = work.start(mutant, args.slow)
+            work, mutant = waiting.pop(0)
+            running.append((work, mutant, work.start(mutant, args.slow)))
         time.sleep(runner.POLL)
-        for mutant, child in list(running.items()):
+        for work, mutant, child in list(running):
             if result := child.poll():
-                found[mutant] = result
-                del running[mutant]
+                found.append((work, mutant, result))
+                running.remove((work, mutant, child))
     return found
 
 

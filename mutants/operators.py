@@ -7,6 +7,7 @@ alone: none of them computes.
 
 import ast
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,12 +25,13 @@ _PAIRS = """sum mean, max min, maximum minimum, argmax argmin, any all, sin cos,
     cumsum cumprod, set add, triu tril, isposinf isneginf, real imag, logical_and logical_or"""
 FUNCTIONS = dict(pair.split() for pair in _PAIRS.replace("\n", " ").split(","))
 FUNCTIONS |= {b: a for a, b in FUNCTIONS.items() if b not in FUNCTIONS}
-SYMMETRIC = {
-    "maximum", "minimum", "max", "min", "logaddexp", "isinstance", "allclose", "broadcast_shapes",
-    "dot", "vdot", "multiply", "add", "equal", "not_equal", "logical_and", "logical_or",
-    "result_type", "promote_types", "gcd", "same_shape", "hypot",
-}  # fmt: skip
-"""Functions of two arguments whose order does not matter, or is a matter of types alone."""
+_ORDERLESS = """maximum minimum max min logaddexp isinstance allclose broadcast_shapes dot vdot
+    multiply add equal not_equal logical_and logical_or result_type promote_types gcd same_shape
+    hypot isclose asarray array zeros ones full broadcast_to reshape astype normal uniform gumbel
+    exponential bernoulli rademacher fold_in split bits partial getattr hasattr issubdtype map zip
+    vmap jit grad vjp jvp linearize scan cond"""
+ORDERLESS = set(_ORDERLESS.split())
+"""Functions of two arguments whose order does not matter, or is settled by their types."""
 
 
 class Mutant(NamedTuple):
@@ -199,12 +201,14 @@ def _is_str(node: ast.AST) -> bool:
 def _call(node: ast.Call) -> Iterator[tuple[str, ast.AST, ast.AST]]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     plain = not any(isinstance(arg, ast.Starred) for arg in node.args)
-    if isinstance(node.func, ast.Attribute) and name in FUNCTIONS:
+    is_math = ast.unparse(node.func).startswith("math.")
+    is_swapped = isinstance(node.func, ast.Attribute) and name in FUNCTIONS
+    if is_swapped and not (is_math and not hasattr(math, FUNCTIONS[name])):
         func = ast.Attribute(node.func.value, FUNCTIONS[name], ast.Load())
         yield "function", node, ast.Call(func, node.args, node.keywords)
     if name == "where" and len(node.args) == 3 and plain:
         yield "where", node, ast.Call(node.func, [node.args[i] for i in (0, 2, 1)], node.keywords)
-    elif len(node.args) == 2 and plain and name not in SYMMETRIC:
+    elif len(node.args) == 2 and plain and name not in ORDERLESS:
         yield "order", node, ast.Call(node.func, node.args[::-1], node.keywords)
     elif name == "stop_gradient":
         yield "gradient", node, node.args[0]

@@ -105,7 +105,7 @@ class Child:
     def __init__(
         self,
         tests: list[str],
-        path: pathlib.Path,
+        path: pathlib.Path | None = None,
         source: bytes | None = None,
         *,
         order: dict[str, float] | None = None,
@@ -117,7 +117,7 @@ class Child:
         Args:
             tests: arguments of pytest.
             path: the mutated module.
-            source: its text; the file's own when `None`.
+            source: its text; without it all files are as they are.
             order: seconds of each test, by its name.
             limit: processor seconds that a test may take beyond five times what it took.
             slow: run the tests marked `slow` instead of the others.
@@ -170,7 +170,7 @@ MEMORY = 8 << 30
 def _run_tests(
     answer: pathlib.Path,
     tests: list[str],
-    path: pathlib.Path,
+    path: pathlib.Path | None,
     source: bytes | None,
     order: dict[str, float],
     limit: float,
