@@ -59,6 +59,7 @@ class Plugin:
         self.order, self.limit, self.is_mutated = order, limit, is_mutated
         self.durations: dict[str, float] = {}
         self.failed: list[str] = []
+        self.is_broken = False
 
     def pytest_configure(self, config: Any) -> None:
         """Draw the same examples each time, shrink none, and store no program of a mutant."""
@@ -96,6 +97,7 @@ class Plugin:
     def pytest_collectreport(self, report: Any) -> None:
         """Note a file that cannot be imported."""
         if report.failed:
+            self.is_broken = True
             self.failed.append(report.nodeid)
 
 
@@ -192,7 +194,9 @@ def _run_tests(
     flags = ["-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
     flags += ["-x"] if source is not None else []
     code = pytest.main([*flags, "-m", "slow" if slow else "not slow", *tests], [plugin])
-    outcome = {0: "survived", 1: "failed", 5: "survived"}.get(int(code), "broken")
+    outcome = {0: "survived", 1: "failed", 5: "survived"}.get(int(code))
+    if plugin.is_broken or outcome is None:
+        outcome = "broken"
     found = {"outcome": outcome, "failed": plugin.failed, "durations": plugin.durations}
     answer.write_text(json.dumps(found))
     os._exit(0)
