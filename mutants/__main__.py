@@ -91,13 +91,18 @@ class Module:
         self.memory = root / ".pytest_cache" / "mutants" / f"{name.replace('/', '-')}.json"
         self.durations = json.loads(self.memory.read_text()) if self.memory.exists() else {}
 
-    def pending(self, args: argparse.Namespace) -> list[Mutant]:
-        """What is to be tried: what was not, or with `--again` and `--slow` the survivors."""
+    def pending(self, args: argparse.Namespace) -> list[Mutant | None]:
+        """The sample, with `None` for what is not to be tried.
+
+        That is what was tried before, or with `--again` and `--slow` all but the survivors.
+        """
         drawn = sample(self.mutants, self.name, args.seed, args.per_module)
-        old = {mutant: results.entry_of(self.entries, mutant) for mutant in drawn}
+        entries = [results.entry_of(self.entries, mutant) for mutant in drawn]
         if args.again or args.slow:
-            return [m for m, e in old.items() if e and not results.is_killed(e) and "note" not in e]
-        return [mutant for mutant, entry in old.items() if entry is None]
+            wanted = [e and not results.is_killed(e) and "note" not in e for e in entries]
+        else:
+            wanted = [e is None for e in entries]
+        return [mutant if want else None for mutant, want in zip(drawn, wanted, strict=True)]
 
     def start(self, mutant: Mutant, slow: bool) -> runner.Child:
         """Fork for a mutant."""
@@ -132,15 +137,14 @@ def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results
     """Try all that is pending: the first mutant of each module, the second of each, and so on."""
     kept = results.load(file)
     works = [Module(name, root, kept) for name in choose(args.module, modules(root))]
-    ranks = itertools.zip_longest(*([(w, m) for m in w.pending(args)] for w in works))
-    tasks = [task for rank in ranks for task in rank if task]
+    ranks = itertools.zip_longest(*(work.pending(args) for work in works))
+    tasks = [(w, m) for rank in ranks for w, m in zip(works, rank, strict=True) if m]
     for first in range(0, len(tasks), BATCH):
         found = _try(tasks[first : first + BATCH], args)
-        killers = {result.failed[0] for *_, result in found if result.outcome == "failed"}
-        sound = runner.Child(sorted(killers), slow=args.slow).wait() if killers else None
+        doubtful = _fail_anyway([result for *_, result in found], args.slow)
         for work, mutant, result in found:
             work.learn(result)
-            if result.outcome == "failed" and result.failed[0] not in sound.durations:
+            if doubtful.intersection(result.failed):
                 print(f"fails without a mistake, too: {result.failed[0]}", flush=True)
             else:
                 print(work.store(mutant, result, args.slow), flush=True)
@@ -160,6 +164,16 @@ def _try(tasks: list[Task], args: argparse.Namespace) -> list[tuple[Module, Muta
                 found.append((work, mutant, result))
                 running.remove((work, mutant, child))
     return found
+
+
+def _fail_anyway(found: list[runner.Result], slow: bool) -> set[str]:
+    """What failed with a mistake and does so without."""
+    tests = {result.failed[0] for result in found if result.outcome == "failed"}
+    passed = runner.Child(sorted(tests), slow=slow).wait().durations if tests else {}
+    broken = {name for result in found if result.outcome == "broken" for name in result.failed}
+    files = sorted(name for name in broken if name.endswith(".py"))
+    again = runner.Child(files, only_collect=True).wait().failed if files else []
+    return tests.difference(passed).union(again)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

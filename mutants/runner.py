@@ -75,6 +75,21 @@ class Plugin:
 
             jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
 
+    def pytest_collection(self, session: Any) -> None:
+        """Import modules by their names before pytest finds them by their paths.
+
+        The other way round a module would stand in its package in place of a function of the
+        same name.
+        """
+        for arg in session.config.args:
+            if arg.startswith("probjax"):
+                name = arg.partition(".py")[0].replace("/", ".")
+                try:
+                    importlib.import_module(name)
+                except BaseException as error:
+                    self.failed.append(f"{name}: {error!r}"[:100])
+                    raise
+
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Run quick tests first, examples and then what is not known last."""
         last = {True: 1e8, False: 1e9}
@@ -113,6 +128,7 @@ class Child:
         order: dict[str, float] | None = None,
         limit: float = 30.0,
         slow: bool = False,
+        only_collect: bool = False,
     ):
         """Fork, and run `tests` with `source` in place of the file at `path`.
 
@@ -123,6 +139,7 @@ class Child:
             order: seconds of each test, by its name.
             limit: processor seconds that a test may take beyond five times what it took.
             slow: run the tests marked `slow` instead of the others.
+            only_collect: import the files and run nothing.
         """
         number, name = tempfile.mkstemp(suffix=".json")
         os.close(number)
@@ -131,7 +148,9 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _run_tests(self.answer, tests, path, source, order or {}, limit, slow)
+                flags = ["-m", "slow" if slow else "not slow"]
+                flags += ["--collect-only"] * only_collect
+                _run_tests(self.answer, [*flags, *tests], path, source, order or {}, limit)
             except BaseException as error:
                 said = {"outcome": "broken", "failed": [repr(error)], "durations": {}}
                 self.answer.write_text(json.dumps(said))
@@ -176,7 +195,6 @@ def _run_tests(
     source: bytes | None,
     order: dict[str, float],
     limit: float,
-    slow: bool,
 ) -> None:
     """What the child does."""
     os.setpgid(0, 0)
@@ -193,7 +211,7 @@ def _run_tests(
     plugin = Plugin(order, limit, source is not None)
     flags = ["-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain"]
     flags += ["-x"] if source is not None else []
-    code = pytest.main([*flags, "-m", "slow" if slow else "not slow", *tests], [plugin])
+    code = pytest.main([*flags, *tests], [plugin])
     outcome = {0: "survived", 1: "failed", 5: "survived"}.get(int(code))
     if plugin.is_broken or outcome is None:
         outcome = "broken"
