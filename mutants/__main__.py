@@ -27,6 +27,9 @@ PASSED_OVER = {
 }  # fmt: skip
 """Modules of theirs that name, check, store or dispatch."""
 
+SHARED = {"targets": ("catalogue", "posteriordb"), "score": ("objectives",)}
+"""Test files of a package that try all of its modules."""
+
 BATCH = 12
 """Mutants that are tried before the tests that killed them are run on the module as it is."""
 
@@ -39,7 +42,12 @@ def modules(root: pathlib.Path = ROOT) -> list[str]:
         path for package in PACKAGES for path in sorted((root / "probjax" / package).glob("*.py"))
     ]
     names = [f"{path.parent.name}/{path.stem}" for path in found if path.stem != "__init__"]
-    return [n for n in names if n not in PASSED_OVER and len(tests_of(n, root)) > 1]
+    return [
+        name
+        for name in names
+        if name not in PASSED_OVER
+        and (root / f"tests/{'/test_'.join(name.split('/'))}.py").exists()
+    ]
 
 
 def choose(names: list[str], known: list[str]) -> list[str]:
@@ -54,7 +62,7 @@ def choose(names: list[str], known: list[str]) -> list[str]:
 
 
 def tests_of(name: str, root: pathlib.Path = ROOT) -> list[str]:
-    """A module's examples, its test file, and files named after it and an aspect.
+    """A module's examples, its test file, those named after it and an aspect, and shared ones.
 
     `test_gibbs_geweke.py` belongs to `gibbs` as long as there is no module `gibbs_geweke`.
     """
@@ -66,7 +74,8 @@ def tests_of(name: str, root: pathlib.Path = ROOT) -> list[str]:
         owners = ["_".join(words[: i + 1]) for i in range(len(words))]
         if [owner for owner in owners if owner in others][-1:] == [module]:
             files.append(str(path.relative_to(root)))
-    return [f"probjax/{name}.py", *files]
+    shared = [f"tests/{package}/test_{other}.py" for other in SHARED.get(package, ())]
+    return [f"probjax/{name}.py", *files, *(path for path in shared if (root / path).exists())]
 
 
 def sample(found: list[Mutant], name: str, seed: int, count: int | None) -> list[Mutant]:
