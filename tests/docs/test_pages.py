@@ -60,7 +60,7 @@ SECTIONS = [
 ]
 
 
-TOPICS = [page for page in PAGES if page.parent != DOCS]
+TOPICS = [page for page in PAGES if page.parent != DOCS and page.parent.name != "benchmarks"]
 
 
 def sections(text: str) -> list[str]:
