@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-site lint contract docs serve bench figures clean
+.PHONY: help demo test test-slow test-site lint contract docs serve bench figures mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -46,6 +46,10 @@ figures: $(VENV)/.run  ## draw the site's figures again
 
 bench: $(VENV)/.bench  ## the benchmarks beside their peers
 	$(BIN)/python -m benchmarks
+
+mutants: $(VENV)/.test  ## small mistakes in the numerical modules, and which of them no test finds
+	$(BIN)/python -m mutants --jobs $(WORKERS)
+	$(BIN)/python -m mutants --report
 
 clean:  ## remove what can be made again
 	rm -rf $(VENV) site build dist .jax_cache .pytest_cache .ruff_cache docs/assets/katex docs/assets/iframe-worker docs/node_modules

@@ -94,6 +94,12 @@ class Effort(NamedTuple):
     """A repeat calls `once` until this much time has passed."""
     budget: float = 90.0
     """Seconds after which a case starts no further round, once it has three."""
+    name: str = "full"
+    """`full`, what is committed, or `quick`, which also makes some cases smaller."""
+
+
+FULL = Effort()
+QUICK = Effort(rounds=5, seconds=0.1, budget=6.0, name="quick")
 
 
 def pick(cpu: Any, accelerator: Any) -> Any:

@@ -1,70 +1,143 @@
-"""Write the site's benchmark page from the committed results: `python -m benchmarks.render`.
+"""Write the site's benchmark pages from the committed results: `python -m benchmarks.render`.
 
-With `--check` nothing is written; the exit code tells whether the page is up to date.
+With `--check` nothing is written; the exit code tells whether the pages are up to date.
 """
 
 import argparse
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import results, table
+from benchmarks import results, summary, table
+from benchmarks.scaling import page as scaling
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks.md"
+FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks"
 
-INTRODUCTION = """\
-# Benchmarks
-
-This page is written by `python -m benchmarks.render` from the files in `benchmarks/results`; edit
-those, not it.
-
-## How we measure
-
-`make bench` runs every case on the machine at hand and prints a table; `python -m benchmarks
-diffusion --json` runs one package and keeps the numbers in
-`benchmarks/results/<machine>/diffusion.json`.
-
-* **In turns.** All contenders of a case live in one process and are timed in rounds, A B C A B C
-  and so on, after one call each to warm up. What disturbs the machine disturbs them all.
-* **Run seconds** are the median over the rounds, with the quartiles in brackets. A clock stops
-  only when the result is there (`block_until_ready`).
-* **Compile seconds** are tracing, lowering and compiling together, with no cache on disk. A
-  program that is not compiled has 0.
-* **Temporary memory** is what the compiled program needs on one device besides its inputs and
-  outputs. Where a contender cannot tell, the table says so.
-* **No speed without its accuracy.** Each contender's result is compared with a float64
-  computation of the same function. A contender whose error is unknown or above the case's
-  tolerance is withheld, and the table says why.
-* **The ratio** is taken within each round against the reference, which is the fastest peer that
-  qualifies, and its median and quartiles are told. A peer that is not installed is named as
-  absent.
-* **Figures** in further columns are not of time (effective draws for each gradient, say): the
-  median over several keys, with the smallest and the largest in brackets.
-* **What is asked** stands below a table: the best of ours against the reference, or against the
-  peer that is named.
-* **One package, one run.** A file of results comes from one process on one machine; packages may
-  be of different days and commits, and say so. On an accelerator the same command takes larger
-  batches.
-
-On a CPU the harness gives JAX one virtual device for each core, up to eight. PyTorch is measured
-with one thread and with all; the faster is the reference. `torch.compile` is told beside it, and
-is absent where it was not ready in 60 seconds.
-"""
+Runs = dict[str, dict[str, dict[str, Any]]]
+"""By machine and package."""
 
 
-def page(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The whole page, from the runs by machine and package."""
-    parts = [INTRODUCTION]
-    if not runs:
-        parts.append("## Results\n\nNo results are committed yet.\n")
-    for name in sorted(runs):
-        parts.append(_machine(runs[name]))
-    return "\n".join(parts)
+class Area(NamedTuple):
+    """A page of one package."""
+
+    title: str
+    """Its heading, and the package's name in tables."""
+    introduction: str
+    """What is compared with what."""
+    figure: str = ""
+    """Markdown above the tables."""
 
 
-def committed(folder: pathlib.Path = results.FOLDER) -> dict[str, dict[str, dict[str, Any]]]:
+AREAS = {
+    "score": Area(
+        "Score matching",
+        "What the gradient of each objective costs in passes through the network, beside a plain "
+        "regression and beside code that differentiates in reverse only. The objectives: "
+        "[sliced](../score/sliced.md), [explicit and implicit](../score/explicit.md), "
+        "[denoising](../score/denoising.md).",
+    ),
+    "diffusion": Area(
+        "Diffusion",
+        "What the loops of the [samplers](../diffusion/samplers.md) add to the evaluations of the "
+        "network that they make, and how many evaluations an error takes.",
+        summary.figure(
+            "work_precision",
+            "Error against denoiser calls on logarithmic axes. UniPC-2 is under 0.02 at 18 calls "
+            "and, on the leaping grid, at 9; diffrax's adaptive solvers need 45 calls and more "
+            "before their errors fall.",
+            "Work and precision of the samplers with an exact denoiser; "
+            "[what is measured](../diffusion/exponential.md#the-figure).",
+        ),
+    ),
+    "mcmc": Area(
+        "Samplers",
+        "Effective draws per second and per gradient, with the warm-up counted, and what the "
+        "driver of [many chains](../mcmc/driver.md) costs beside a loop by hand. The methods: "
+        "[warm-up](../mcmc/warmup.md), [HMC](../mcmc/hamiltonian.md), [NUTS](../mcmc/nuts.md).",
+    ),
+    "diffeq": Area(
+        "Differential equations",
+        "[Ensembles](../diffeq/ensembles.md) of small equations, "
+        "[diffrax with unrolled stages](../diffeq/diffrax_bridge.md) and "
+        "[stochastic equations](../diffeq/orders.md), beside diffrax and SciPy.",
+        summary.figure(
+            "work_precision_ode",
+            "Ten panels: for each of five problems, error against evaluations above and against "
+            "seconds below, twelve solvers each. Euler falls slowest, order 8 fastest.",
+            "Work and precision of twelve solvers on five problems; "
+            "[what is measured](../experiments/work_precision.md).",
+        ),
+    ),
+    "sequence": Area(
+        "Sequences",
+        "Loss and gradient of [CTC](../sequence/ctc.md) beside optax and PyTorch, and of the "
+        "[transducer](../sequence/transducer.md) beside automatic differentiation.",
+    ),
+    "experiments": Area(
+        "Experiments",
+        "A whole training step of the [digits](../experiments/digits.md), beside the same in "
+        "PyTorch.",
+    ),
+}
+
+ORIGIN = (
+    "This page is written by `python -m benchmarks.render` from the files in\n"
+    "`benchmarks/results`; edit those, not it."
+)
+EMPTY = "No results are committed yet.\n"
+
+
+def pages(runs: Runs) -> dict[str, str]:
+    """All pages, by the names of their files."""
+    found = {"index.md": summary.page(runs, {name: area.title for name, area in AREAS.items()})}
+    for package in AREAS:
+        found[f"{package}.md"] = area_page(package, runs)
+    told = {name: run["scaling"] for name, run in runs.items() if "scaling" in run}
+    found["scaling.md"] = scaling.page(told)
+    return found
+
+
+def area_page(package: str, runs: Runs) -> str:
+    """The page of one package: a section for each machine."""
+    area = AREAS[package]
+    words = f"{area.title} beside peers, with the seconds, memory and errors that were measured."
+    parts = [summary.front(words), f"# {area.title}, measured", ORIGIN, area.introduction]
+    parts += [
+        "How it is measured, and a summary of everything: [Benchmarks](index.md).",
+        *([area.figure.rstrip()] if area.figure else []),
+    ]
+    told = [runs[name][package] for name in sorted(runs) if package in runs[name]]
+    for run in told:
+        name = summary.machine_name(run["machine"])
+        parts += [f"## {name} {{: #{summary.anchor(run['machine'], package)} }}", tables(run)]
+    if not told:
+        parts.append(EMPTY)
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def tables(run: dict[str, Any]) -> str:
+    """One run in Markdown: what it depends on, and a table for each case or program."""
+    parts = [summary.circumstances(run)]
+    if "programs" in run:
+        return "\n\n".join([*parts, scaling.tables(run)]) + "\n"
+    for case in run["cases"]:
+        parts.append(f"### {case['name']} {{: #{summary.anchor(run['machine'], case['name'])} }}")
+        parts += [case["description"], f"{table.heading(case)}."]
+        parts.append(summary.grid(table.headings(case), table.rows(case)))
+        parts += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in table.verdicts(case)]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(run: dict[str, Any]) -> str:
+    """One run for a terminal."""
+    if "programs" in run:
+        return tables(run)
+    return "\n\n".join([summary.circumstances(run), *(table.text(case) for case in run["cases"])])
+
+
+def committed(folder: pathlib.Path = results.FOLDER) -> Runs:
     """The committed runs by machine and package."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: Runs = {}
     for path in sorted(folder.glob("*/*.json")):
         runs = found.setdefault(path.parent.name, {})
         runs[path.stem] = results.load(path)
@@ -74,71 +147,21 @@ def committed(folder: pathlib.Path = results.FOLDER) -> dict[str, dict[str, dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write or check the page."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser("python -m benchmarks.render", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only tell whether it is up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="only tell whether they are as they should"
+    )
     options = parser.parse_args(arguments)
-    text = page(committed())
+    written = {FOLDER / name: text for name, text in pages(committed()).items()}
     if options.check:
-        return 0 if PAGE.exists() and PAGE.read_text() == text else 1
-    PAGE.write_text(text)
-    print(f"wrote {PAGE}")
+        fine = all(path.exists() and path.read_text() == text for path, text in written.items())
+        return 0 if fine else 1
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path, content in written.items():
+        path.write_text(content)
+        print(f"wrote {path}")
     return 0
-
-
-def _machine(runs: dict[str, dict[str, Any]]) -> str:
-    machine = next(iter(runs.values()))["machine"]
-    kind = "CPU" if machine["backend"] == "cpu" else machine["device_kind"]
-    lines = [
-        f"## {kind}: {machine['cpu']}, {machine['cores']} cores",
-        "",
-        f"{machine['system']}, JAX backend `{machine['backend']}` with {machine['devices']} "
-        f"device{'s' * (machine['devices'] > 1)} of kind `{machine['device_kind']}`.",
-        "",
-    ]
-    for package in sorted(runs):
-        lines += _package(package, runs[package])
-    return "\n".join(lines)
-
-
-def _package(package: str, run: dict[str, Any]) -> list[str]:
-    machine, conditions = run["machine"], run["conditions"]
-    versions = ", ".join(f"{name} {value}" for name, value in conditions["versions"].items())
-    lines = [
-        f"### `{package}` {{: #{_anchor(machine, package)} }}",
-        "",
-        f"Measured on {conditions['date']} at commit {conditions['commit'] or 'unknown'}; "
-        f"load before the run: {_load(conditions['load_before'])}. Versions: {versions}.",
-        "",
-    ]
-    for case in run["cases"]:
-        lines += [
-            f"#### {case['name']} {{: #{_anchor(machine, case['name'])} }}",
-            "",
-            case["description"],
-            "",
-        ]
-        lines += [f"{table.heading(case)}.", "", _line(table.headings(case))]
-        lines.append(_line(("---", *["---:"] * (len(table.headings(case)) - 1))))
-        lines += [_line(row) for row in table.rows(case)]
-        lines.append("")
-        for sentence in table.verdicts(case):
-            lines += [f"{sentence[0].upper()}{sentence[1:]}.", ""]
-    return lines
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _load(value: float | None) -> str:
-    return "not told" if value is None else f"{value:g}"
-
-
-def _anchor(machine: dict[str, Any], name: str) -> str:
-    words = f"{machine['backend']} {machine['device_kind']} {machine['cores']} {name}"
-    kept = "".join(letter if letter.isalnum() else "-" for letter in words.lower())
-    return "-".join(part for part in kept.split("-") if part)
 
 
 if __name__ == "__main__":

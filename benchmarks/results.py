@@ -1,8 +1,9 @@
 """The JSON of a package's run: one process on one machine, never several in one file.
 
-    {"schema": 2,
+    {"schema": 3,
      "machine": {"cpu", "cores", "system", "backend", "device_kind", "devices"},
      "conditions": {"date", "commit", "load_before", "versions"},
+     "effort": {"name", "rounds", "seconds", "budget"},
      "cases": [{"name", "description", "unit", "work", "rounds", "reference", "ratio_of",
                 "bars": [{"kind", "value", "against", "contender", "ratio", "met"}],
                 "contenders": [{"name", "peer", "compile_seconds", "run_seconds": [q1, median, q3],
@@ -12,7 +13,20 @@
                 "absent": [{"name", "reason"}]}]}
 
 `run_seconds` are for `work` units; `ratio` is against the contender named by `reference`, that of
-a bar against its own peer.
+a bar against its own peer. Schema 2 knew one effort, the full one, and did not tell its numbers.
+
+That of `scaling` tells how programs are spread over devices, instead of cases:
+
+    {"schema": 3, "machine", "conditions", "effort",
+     "programs": [{"name", "pillar", "description", "step", "steps", "unit", "items", "load",
+                   "flops": [for one step of items, of 2 items], "memory": [likewise, in bytes],
+                   "layouts": [{"devices", "processes", "collectives": [COLLECTIVE],
+                                "sent_bytes", "compile_seconds", "seconds": [q1, median, q3],
+                                "difference"}],
+                   "doubled": [COLLECTIVE of 2 items on the most devices]}]}
+
+with COLLECTIVE = {"kind", "bytes", "group", "times"} as in `benchmarks.collectives`, `times` and
+`sent_bytes` for one step. `seconds` are for one step on virtual devices that share the cores.
 """
 
 import json
@@ -20,7 +34,7 @@ import math
 import pathlib
 from typing import Any
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = pathlib.Path(__file__).parent / "results"
 
 _NUMBER = (int, float)
@@ -37,6 +51,12 @@ _CONDITIONS = {
     "commit": (str, type(None)),
     "load_before": (*_NUMBER, type(None)),
     "versions": dict,
+}
+_EFFORT = {
+    "name": str,
+    "rounds": (int, type(None)),
+    "seconds": (*_NUMBER, type(None)),
+    "budget": (*_NUMBER, type(None)),
 }
 _CASE = {
     "name": str,
@@ -70,16 +90,50 @@ _CONTENDER = {
     "ratio": (list, type(None)),
 }
 _ABSENT = {"name": str, "reason": str}
+_PROGRAM = {
+    "name": str,
+    "pillar": str,
+    "description": str,
+    "step": str,
+    "steps": int,
+    "unit": str,
+    "items": int,
+    "load": int,
+    "flops": list,
+    "memory": list,
+    "layouts": list,
+    "doubled": list,
+}
+_LAYOUT = {
+    "devices": int,
+    "processes": int,
+    "collectives": list,
+    "sent_bytes": _NUMBER,
+    "compile_seconds": _NUMBER,
+    "seconds": list,
+    "difference": _NUMBER,
+}
+_COLLECTIVE = {"kind": str, "bytes": int, "group": int, "times": _NUMBER}
 
 
 def check(run: Any) -> dict[str, Any]:
     """Return `run` if it is a run's record; raise `ValueError` naming what is wrong."""
-    _fields(run, "run", {"schema": int, "machine": dict, "conditions": dict, "cases": list})
+    kind = "programs" if isinstance(run, dict) and "programs" in run else "cases"
+    told = {"schema": int, "machine": dict, "conditions": dict, "effort": dict, kind: list}
+    _fields(run, "run", told)
     if run["schema"] != SCHEMA:
         raise ValueError(f"run.schema must be {SCHEMA}, got {run['schema']}")
     _fields(run["machine"], "machine", _MACHINE)
     _fields(run["conditions"], "conditions", _CONDITIONS)
-    for case in run["cases"]:
+    _fields(run["effort"], "effort", _EFFORT)
+    if run["effort"]["name"] not in ("quick", "full"):
+        raise ValueError(f"effort.name must be quick or full, got {run['effort']['name']!r}")
+    (_cases if kind == "cases" else _programs)(run[kind])
+    return run
+
+
+def _cases(cases: list[Any]) -> None:
+    for case in cases:
         _fields(case, "case", _CASE)
         where = f"case {case['name']!r}"
         if case["ratio_of"] not in ("speed", "time"):
@@ -91,6 +145,29 @@ def check(run: Any) -> dict[str, Any]:
             _row(row, f"{where}: {row['name']!r}")
         for row in case["absent"]:
             _fields(row, f"{where}: absent", _ABSENT)
+
+
+def _programs(programs: list[Any]) -> None:
+    for program in programs:
+        _fields(program, "program", _PROGRAM)
+        where = f"program {program['name']!r}"
+        for field in ("flops", "memory"):
+            _positive(f"{where}.{field}", program[field], 2)
+        for layout in program["layouts"]:
+            _fields(layout, f"{where}: layout", _LAYOUT)
+            _positive(f"{where}.seconds", layout["seconds"], 3)
+        for each in [
+            *program["doubled"],
+            *(c for x in program["layouts"] for c in x["collectives"]),
+        ]:
+            _fields(each, f"{where}: collective", _COLLECTIVE)
+
+
+def upgraded(run: Any) -> Any:
+    """A record of schema 2 as one of this schema; anything else as it is."""
+    if isinstance(run, dict) and run.get("schema") == 2 and "effort" not in run:
+        effort = {"name": "full", "rounds": None, "seconds": None, "budget": None}
+        return run | {"schema": SCHEMA, "effort": effort}
     return run
 
 
@@ -117,7 +194,7 @@ def check_path(path: pathlib.Path, machine: dict[str, Any]) -> None:
 def load(path: pathlib.Path) -> dict[str, Any]:
     """Read a run; raise `ValueError` naming the file if it is none."""
     try:
-        return check(json.loads(path.read_text()))
+        return check(upgraded(json.loads(path.read_text())))
     except ValueError as error:
         raise ValueError(f"{path} is not a benchmark result: {error}") from None
 
@@ -131,6 +208,12 @@ def _fields(record: Any, where: str, wanted: dict[str, Any]) -> None:
         value = record[field]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, _NUMBER)):
             raise ValueError(f"{where}.{field} has the wrong type: {value!r}")
+
+
+def _positive(where: str, values: list[Any], count: int) -> None:
+    fine = [isinstance(x, _NUMBER) and math.isfinite(x) and x >= 0 for x in values]
+    if len(values) != count or sorted(values) != values or not all(fine):
+        raise ValueError(f"{where} must be {count} growing numbers, got {values}")
 
 
 def _row(row: dict[str, Any], where: str) -> None:

@@ -27,10 +27,10 @@ def _columns(case: dict[str, Any]) -> list[tuple[str, list[str]]]:
         ("", [one["name"] for one in measured]),
         ("compile s", [f"{one['compile_seconds']:.1f}" for one in measured]),
         ("run s", [_three(one["run_seconds"]) for one in measured]),
-        (f"{case['unit']}/s", [_number(one["throughput"]) for one in measured]),
+        (f"{case['unit']}/s", [number(one["throughput"]) for one in measured]),
     ]
     if any(one["temporary_bytes"] is not None for one in measured):
-        columns.append(("temporary", [_bytes(one["temporary_bytes"]) for one in measured]))
+        columns.append(("temporary", [size(one["temporary_bytes"]) for one in measured]))
     if len(kinds) == 1:
         columns.append((f"error ({kinds.pop()})", [f"{error:.1e}" for _, error in worst]))
     else:
@@ -83,11 +83,11 @@ def _verdict(bar: dict[str, Any]) -> str:
 def _three(values: Iterable[float] | None) -> str:
     if values is None:
         return ""
-    low, middle, high = map(_number, values)
+    low, middle, high = map(number, values)
     return f"{middle} ({low} to {high})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits; thousands apart, never as a power of ten."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
@@ -100,10 +100,11 @@ def _ratio(one: dict[str, Any], case: dict[str, Any]) -> str:
     return _three(one["ratio"])
 
 
-def _bytes(number: int | None) -> str:
-    if number is None:
+def size(count: int | None) -> str:
+    """Bytes in their unit."""
+    if count is None:
         return "not told"
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} B"
+    for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= one:
+            return f"{count / one:.1f} {unit}"
+    return f"{count} B"

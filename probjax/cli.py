@@ -254,16 +254,21 @@ def _parse(kind: type, words: list[str], program: str) -> Any:
 def _one_line(box: str) -> str:
     """The message out of tyro's box, with the option it would have understood."""
     lines = [line.strip("│| ") for line in box.splitlines()]
-    # A box begins with its title's border and has a rule below the message; both may be ASCII.
-    lines = [line for line in lines if line and line[0] not in "╭╰+"]
-    if lines and re.fullmatch(r"[─-]+", lines[1] if len(lines) > 1 else ""):
-        lines = lines[2:]
-    cut = next((i for i, line in enumerate(lines) if re.fullmatch(r"[─-]+", line)), len(lines))
-    message = " ".join(lines[:cut])
-    close = next(filter(None, (re.match(r"--[a-z]\S*", line) for line in lines[cut:])), None)
-    if close and close.group(0) not in message:
-        message += f" (did you mean {close.group(0)}?)"
-    return message
+    title_is_border = lines[0][:1] in ("╭", "+")
+    # Rules cut the box into parts; a title that is not in the border is a part of its own.
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if re.fullmatch(r"[─-]+", line):
+            parts.append([])
+        elif line and line[0] not in "╭╰+":
+            parts[-1].append(line)
+    message, *rest = parts if title_is_border else parts[1:]
+    said = " ".join(message)
+    hints = (re.match(r"--[a-z]\S*", line) for part in rest for line in part)
+    close = next(filter(None, hints), None)
+    if close and close.group(0) not in said:
+        said += f" (did you mean {close.group(0)}?)"
+    return said
 
 
 def _devices(number: int | None) -> Any:

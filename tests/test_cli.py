@@ -99,6 +99,25 @@ def test_mistakes_are_one_line(capsys, words, parts):
     assert len(complains(capsys, words, *parts)) == 1
 
 
+BOX = """\
+╭─ Unrecognized options ─────────────────╮
+│ Unrecognized options: --sead, 1        │
+│ ────────────────────────────────────── │
+│ Perhaps you meant:                     │
+│     --seed INT                         │
+╰────────────────────────────────────────╯
+"""
+PLAIN = BOX.translate(str.maketrans("│╭╰╮╯", "     ")).replace("─ Unr", " Unr").replace("─", "-")
+
+
+@pytest.mark.parametrize("box", [BOX, PLAIN.replace(" options -", " options\n-")])
+def test_the_message_is_found_in_both_kinds_of_box(box):
+    line = "Unrecognized options: --sead, 1 (did you mean --seed?)"
+    assert cli._one_line(box) == line
+    short = "\n".join(box.splitlines()[: 3 if "╭" in box else 4])
+    assert cli._one_line(short) == "Unrecognized options: --sead, 1"
+
+
 @pytest.mark.slow
 def test_a_plain_terminal_gets_the_same_line():
     """Where the terminal knows no box drawing, tyro draws its box in ASCII."""

@@ -34,6 +34,11 @@ def cases(
     ]
 
 
+def quick_cases() -> list[Case]:
+    """A quarter of the rows."""
+    return cases(batch_size=pick(256, 16384))
+
+
 def _case(config: digits.Config, sampler: str, steps: int, batch_size: int) -> Case:
     options = config.sampling
     net = digits_model.make_network(config.network)

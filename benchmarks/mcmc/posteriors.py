@@ -60,13 +60,22 @@ def cases(
     chains: int | None = None,
     num_keys: int = 5,
     tolerance: float = 0.2,
+    quick: bool = False,
 ) -> list[Case]:
     """The five targets; more chains on an accelerator."""
-    found = lengths or Lengths(), chains or pick(64, 1024), num_keys, tolerance
+    found = lengths or Lengths(), chains or pick(64, 1024), num_keys, tolerance, quick
     return [_case(name, *found) for name in names]
 
 
-def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: float) -> Case:
+def quick_cases() -> list[Case]:
+    """Three targets, two keys, half as many steps, and of the peers those that a bar names."""
+    lengths = Lengths(chees=(200, 500), hmc=(100, 500), nuts=(300, 500))
+    return cases((TARGETS[0], TARGETS[2], TARGETS[4]), lengths, num_keys=2, quick=True)
+
+
+def _case(
+    name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: float, quick: bool
+) -> Case:
     problem = posterior_problems.load(name)
     logdensity_fn = problem.posterior.logdensity_fn
     starts = problem.posterior.initial(jax.random.key(1), chains)
@@ -74,10 +83,14 @@ def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: fl
     mesh = sharding.make_mesh(axis="chains")
     on = f", {mesh.size} devices" if mesh.size > 1 else ""
     keys = [jax.random.key(10 + number) for number in range(num_keys)]
-    truth = functools.lru_cache(lambda: _truth(problem, starts[:16]))
+    by_hand = _Timed(_blackjax_chees(logdensity_fn, starts, lengths.chees))
+    # The contender's program is compiled anyway; with a key of its own it serves as the truth.
+    long = by_hand if quick else _Timed(_blackjax_nuts(logdensity_fn, starts[:16], LONG, True))
+    truth = functools.lru_cache(lambda: _truth(problem, long))
 
     def entry(label: str, draw: Callable[[Any], Draws], **options: Any) -> Contender:
-        return Contender(label, lambda: _program(draw, keys, *truth()), **options)
+        timed = draw if isinstance(draw, _Timed) else _Timed(draw)
+        return Contender(label, lambda: _program(timed, keys, *truth()), **options)
 
     chees = functools.partial(_chees, logdensity_fn, starts, lengths.chees)
     hmc = functools.partial(_pooled_hmc, logdensity_fn, starts, lengths.hmc, mesh)
@@ -89,9 +102,7 @@ def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: fl
         entry("probjax ChEES", chees(None)),
         *[entry(f"probjax ChEES{on}", chees(mesh))] * (mesh.size > 1),
         entry(f"probjax pooled HMC{on}", hmc("diag")),
-        entry(
-            "BlackJAX ChEES by hand", _blackjax_chees(logdensity_fn, starts, lengths.chees), **peer
-        ),
+        entry("BlackJAX ChEES by hand", by_hand, **peer),
         entry("BlackJAX NUTS by hand", windows(True), **peer),
         entry("NumPyro NUTS, diagonal", numpyro(False), **other),
     ]
@@ -103,10 +114,13 @@ def _case(name: str, lengths: Lengths, chains: int, num_keys: int, tolerance: fl
             entry("NumPyro NUTS, dense", numpyro(True), **other),
         ]
         bars.append(Bar(PER_GRADIENT, 10.0, "NumPyro NUTS, diagonal"))
+    if quick:
+        asked = ("probjax", "BlackJAX ChEES", "NumPyro NUTS, diagonal")
+        contenders = [one for one in contenders if one.name.startswith(asked)]
     about = DESCRIPTION.format(
         about=problem.about, keys=num_keys, chains=chains, leapfrog=LEAPFROG,
         truth="the truth" if problem.truth and "mean_sq" in problem.truth
-        else "a long run of BlackJAX's NUTS", **lengths._asdict(),
+        else f"a long run of BlackJAX's {'ChEES' if quick else 'NUTS'}", **lengths._asdict(),
     )  # fmt: skip
     return Case(
         f"mcmc/posteriors: {name}", about, "effective draws", 1000,
@@ -247,11 +261,21 @@ def _numpyro(
     return draw
 
 
-def _program(draw: Callable[[Any], Draws], keys: list[Any], mean: Any, scale: Any) -> Program:
+class _Timed:
+    """A way to draw that remembers how long its first call took, in which it is compiled."""
+
+    def __init__(self, draw: Callable[[Any], Draws]) -> None:
+        self.draw, self.seconds = draw, 0.0
+
+    def __call__(self, key: Any) -> Draws:
+        begun = time.perf_counter()
+        found = self.draw(key)
+        self.seconds = self.seconds or time.perf_counter() - begun
+        return found
+
+
+def _program(draw: _Timed, keys: list[Any], mean: Any, scale: Any) -> Program:
     """Call once for each key, find draws, gradients and error, and let the clock take turns."""
-    begun = time.perf_counter()
-    draw(keys[0])
-    seconds = time.perf_counter() - begun
     found = [draw(key) for key in keys]
     sizes = [_effective(each.positions) for each in found]
     means = np.mean([_both(each.positions).mean(axis=(0, 1)) for each in found], axis=0)
@@ -268,17 +292,16 @@ def _program(draw: Callable[[Any], Draws], keys: list[Any], mean: Any, scale: An
         once,
         float(np.mean(sizes)),
         {"mean of x or x**2": error},
-        seconds,
+        draw.seconds,
         figures={what: _range(values) for what, values in figures.items()},
     )
 
 
-def _truth(problem: Any, starts: Any) -> tuple[np.ndarray, np.ndarray]:
+def _truth(problem: Any, draw: _Timed) -> tuple[np.ndarray, np.ndarray]:
     """Means of `x` and `x**2` and their standard deviations, from a long run where none are known.
 
     Means that are known are of the parameters, which are `x` itself for the targets that have them.
     """
-    draw = _blackjax_nuts(problem.posterior.logdensity_fn, starts, LONG, True)
     both = _both(draw(jax.random.key(2)).positions)
     mean, scale = both.mean(axis=(0, 1)), both.std(axis=(0, 1))
     if problem.truth and "mean_sq" in problem.truth:

@@ -101,6 +101,11 @@ def cases(
     return [_case(name, dim, width, batch_size) for dim in dims for name in COMPARED]
 
 
+def quick_cases() -> list[Case]:
+    """One dimension, of which most is asked."""
+    return cases((11,))
+
+
 def flops(name: str, dim: int, width: int = 300, batch_size: int = 128) -> float:
     """What XLA counts for one gradient; tangents of a loop are counted, not its body once."""
     if name == "implicit":  # XLA counts a loop's body once: send all tangents through together.

@@ -29,6 +29,11 @@ def cases(shapes: tuple[tuple[int, int, int, int], ...] | None = None) -> list[C
     return [_case(*shape) for shape in shapes or pick(FEW + MANY, ACCELERATOR)]
 
 
+def quick_cases() -> list[Case]:
+    """Two small shapes and one with many classes."""
+    return cases((*FEW[:2], MANY[0]) if pick(True, False) else None)
+
+
 def _case(batch: int, frames: int, classes: int, labels: int) -> Case:
     generator = np.random.default_rng(0)
     logits = generator.standard_normal((batch, frames, classes), np.float32)

@@ -27,6 +27,11 @@ def cases(shapes: tuple[tuple[int, int, int, int], ...] | None = None) -> list[C
     return [_case(*shape) for shape in shapes or pick(CPU, ACCELERATOR)]
 
 
+def quick_cases() -> list[Case]:
+    """The small utterance."""
+    return cases(pick(CPU, ACCELERATOR)[:1])
+
+
 def by_diagonals(logits: Any, labels: Any) -> Any:
     """The loss of one sequence by a scan over antidiagonals."""
     blank, label = _log_probs(logits, labels)

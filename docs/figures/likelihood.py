@@ -11,8 +11,12 @@ from probjax.core import traces
 
 RADIUS, SPREAD, LO, HI = 0.6963, 0.08704, 0.002, 80.0
 POINTS = 512
-COUNTS = {"heun": (10, 20, 40, 60, 120), "rk4": (5, 10, 20, 30, 60), "dopri5": (5, 7, 10, 20, 40)}
-CALLS = {"heun": 2, "rk4": 4, "dopri5": 6}
+COUNTS = {
+    "heun": (10, 20, 40, 60, 120),
+    "rk4": (5, 10, 20, 30, 60),
+    "dormand_prince": (5, 7, 10, 20, 40),
+}
+CALLS = {"heun": 2, "rk4": 4, "dormand_prince": 6}
 
 
 def main() -> None:
@@ -42,8 +46,8 @@ def main() -> None:
         left.plot(calls, abs(gaps).max(1), marker + ":", color=colour, ms=3, lw=1)
         for call, gap in zip(calls, gaps, strict=True):
             print(f"{tableau} {call}: mean {gap.mean():.1e}, max {abs(gap).max():.1e}")
-    gap = jitted(x, None, 20, "dopri5", True) - exact
-    print(f"dopri5 120, prior N(0, 80^2): mean {gap.mean():.1e}, max {abs(gap).max():.1e}")
+    gap = jitted(x, None, 20, "dormand_prince", True) - exact
+    print(f"dormand_prince 120, prior N(0, 80^2): mean {gap.mean():.1e}, max {abs(gap).max():.1e}")
     left.axhline(1e-3, color=figure.INK, lw=1, ls="--")
     left.set_xscale("log")
     left.set_yscale("log")
@@ -59,7 +63,7 @@ def main() -> None:
         spreads = []
         for k in kinds:
             probes = traces.probes(jax.random.key(int(k)), (int(k), *few.shape), law)
-            values = jitted(few, probes, 20, "dopri5", False).reshape(16, many)
+            values = jitted(few, probes, 20, "dormand_prince", False).reshape(16, many)
             spreads.append(float(np.sqrt(values.var(axis=1, ddof=1).mean())))
         print(law, " ".join(f"{k}:{v:.3f}" for k, v in zip(kinds, spreads, strict=True)))
         right.plot(kinds, spreads, marker, color=colour, label=law)

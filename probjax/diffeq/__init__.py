@@ -101,6 +101,7 @@ from probjax.diffeq.symplectic import yoshida4 as yoshida4
 from probjax.diffeq.symplectic import yoshida6 as yoshida6
 from probjax.diffeq.tableaus import METHODS as METHODS
 from probjax.diffeq.tableaus import Tableau as Tableau
+from probjax.diffeq.tableaus import as_tableau as as_tableau
 from probjax.diffeq.tableaus import make_tableau as make_tableau
 from probjax.diffeq.tableaus import rk2 as rk2
 from probjax.diffeq.wronskians import adjoint_invariant as adjoint_invariant

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probjax.core import checks, rows, trees
+from probjax.diffeq.guards import guarded
 from probjax.diffeq.solution import (
     NON_FINITE,
     REACHED,
@@ -81,12 +82,13 @@ def march(
     h = (t1 - t0) / num_steps
     _check_step(step_fn, t0, state, h)
     state = _varying(step_fn, t0, state, h)
+    step = guarded(step_fn, t0, state, h, view=view)
 
     def one(carry: Any, k: Array) -> tuple[Any, None]:
         state, lost, taken, tried = carry
         moving = ~lost & (h != 0)
         t = t0 + k.astype(dtype) * h
-        after = _guarded(step_fn, view)(t, state, h)
+        after = step(t, state, h)
         good = trees.all_finite(view(after))
         state = jax.tree.map(lambda new, old: jnp.where(moving & good, new, old), after, state)
         return (
@@ -98,8 +100,8 @@ def march(
 
     def block(carry: Any, first: Array) -> tuple[Any, Any]:
         # A gradient keeps the states between steps and takes each step again.
-        step = jax.checkpoint(one, prevent_cse=False)
-        carry, _ = jax.lax.scan(step, carry, first + jnp.arange(every, dtype=jnp.int32))
+        again = jax.checkpoint(one, prevent_cse=False)
+        carry, _ = jax.lax.scan(again, carry, first + jnp.arange(every, dtype=jnp.int32))
         return carry, None if save_every is None else _blank(view(carry[0]), carry[1])
 
     lost = ~trees.all_finite(view(state))
@@ -132,34 +134,3 @@ def _check_step(step_fn: Callable[..., Any], t: Array, state: Any, h: Array) -> 
 def _varying(step_fn: Callable[..., Any], t: Array, state: Any, h: Array) -> Any:
     """Under `shard_map`: the state varies over all axes that any part of a step varies over."""
     return rows.varying_over(state, (t, state, h, jax.eval_shape(step_fn, t, state, h)))
-
-
-def _guarded(step_fn: Callable[..., Any], view: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A step through which no derivative passes where its outcome is not finite.
-
-    The tangents are masked before the linear map as well as after it: read backwards, this masks
-    what an infinite derivative makes of a cotangent of zero. What all devices of a mesh share is
-    left out: a mask would differ between them.
-    """
-
-    def guarded(t: Array, state: Any, h: Array) -> Any:
-        convert, captured = jax.closure_convert(step_fn, t, state, h)
-
-        @jax.custom_jvp
-        def step(*inputs: Any) -> Any:
-            return convert(*inputs)
-
-        @step.defjvp
-        def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-            after, linear = jax.linearize(convert, *primals)
-            good = trees.all_finite(view(after))
-
-            def masked(x: Array) -> Array:
-                other = jnp.where(good, x, jnp.zeros_like(x))
-                return other if jax.typeof(other) == jax.typeof(x) else x
-
-            return after, jax.tree.map(masked, linear(*jax.tree.map(masked, tangents)))
-
-        return step(t, state, h, *captured)
-
-    return guarded

@@ -7,11 +7,9 @@ that failed: $0\cdot\infty$ is NaN, and a sum over trajectories would carry it t
 
 >>> import jax, jax.numpy as jnp
 >>> from probjax.diffeq.guards import guarded
->>> def euler(field, t, h, y):
-...     return y + h * field(t, y)
 >>> def end(y, scale):
-...     step = guarded(lambda t, y, scale: scale / y, euler, y, 0.0, scale)
-...     return step(0.0, jnp.asarray(0.5), y)
+...     h = jnp.asarray(0.5)
+...     return guarded(lambda t, y, h: y + h * scale / y, 0.0, y, h)(0.0, y, h)
 >>> print(*jax.grad(end, (0, 1))(2.0, 1.0))
 0.875 0.25
 >>> print(*jax.grad(end, (0, 1))(0.0, 1.0))
@@ -26,66 +24,60 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from probjax.core import trees
-from probjax.diffeq.solution import VectorField
 
 SMALL = 64
 """Entries of an array that a trajectory may mask by itself in a gradient."""
 
-Advance = Callable[[Callable[[Any, Any], Any], Any, Any, Any], Any]
-"""`advance(field, t, h, state) -> state`, where `field(t, y)` has its arguments bound."""
+Step = Callable[[Any, Any, Any], Any]
+"""`step_fn(t, state, h) -> state`."""
 
 
 def guarded(
-    vector_field: VectorField, advance: Advance, state: Any, t: Any, args: Any
-) -> Callable[[Any, Any, Any], Any]:
+    step_fn: Step, t: Any, state: Any, h: Any, *, view: Callable[[Any], Any] = lambda state: state
+) -> Step:
     r"""Return a step whose derivative is zero where its result is not finite.
 
     What the Jacobian holds there is masked in the state and in arrays of at most `SMALL` entries. A
     larger array (a network's weights) is usually shared, and a mask for each trajectory would cost
     a gradient for each: there the failed step is differentiated at the given start, which is
-    assumed to be harmless, instead. So it is where the field closes over something that all devices
+    assumed to be harmless, instead. So it is where the step closes over something that all devices
     of a mesh share. In value the step is what it was.
 
     Args:
-        vector_field: `vector_field(t, y, args) -> dy`.
-        advance: `advance(field, t, h, state) -> state`.
-        state: the state at the start; the field's `y` is `state[0]` where it is a tuple of type
-            `tuple`.
+        step_fn: `step_fn(t, state, h) -> state`; what it closes over is differentiated as well.
         t: time at the start.
-        args: what the field gets besides; what the field closes over is found as well.
+        state: the state at the start.
+        h: a step size.
+        view: what of the state must be finite, `view(state)`.
 
     Returns:
-        `step(t, h, state) -> state`.
+        `step(t, state, h) -> state`, for arguments of the given shapes and types.
 
     Example:
-        >>> def euler(field, t, h, y):
-        ...     return y + h * field(t, y)
-        >>> step = guarded(lambda t, y, args: y * y, euler, jnp.array(1.0), 0.0, None)
-        >>> print(step(0.0, jnp.array(0.5), jnp.array(2.0)))
+        >>> h = jnp.array(0.5)
+        >>> step = guarded(lambda t, y, h: y + h * y * y, 0.0, jnp.array(1.0), h)
+        >>> print(step(0.0, jnp.array(2.0), h))
         4.0
     """
-    y = state[0] if type(state) is tuple else state
-    t = jnp.asarray(t)
-    field, hoisted = jax.closure_convert(lambda t, y: vector_field(t, y, args), t, y)
+    t, h = jnp.asarray(t), jnp.asarray(h)
+    convert, captured = jax.closure_convert(step_fn, t, state, h)
     start = jax.lax.stop_gradient((t, jax.tree.map(_finite_or_one, state)))
 
     @jax.custom_jvp
     def step(moving: Any, start: Any) -> Any:
-        t, h, state, hoisted = moving
-        return advance(lambda t, y: field(t, y, *hoisted), t, h, state)
+        t, state, h, captured = moving
+        return convert(t, state, h, *captured)
 
     def rule(primals: Any, tangents: Any) -> Any:
         moving, start = primals
         after = step(moving, start)
-        good = trees.all_finite(after)
+        good = trees.all_finite(view(after))
         tangent_leaves = jax.tree.leaves(tangents[0])
         live = [not isinstance(leaf, SymbolicZero) for leaf in tangent_leaves]
         along = [leaf for leaf, alive in zip(tangent_leaves, live, strict=True) if alive]
         masked = [_masked(good, leaf) for leaf in along]
         if any(new is old for new, old in zip(masked, along, strict=True)):
-            t, h, state, hoisted = moving
-            t, state = _select(good, (t, state), start)
-            moving = (t, h, state, hoisted)
+            moving = (*_select(good, moving[:2], start), *moving[2:])
         leaves, layout = jax.tree.flatten(moving)
 
         def moved(*varied: Any) -> Any:
@@ -99,7 +91,7 @@ def guarded(
         return after, jax.tree.map(lambda leaf: _zero_unless(good, leaf), change)
 
     step.defjvp(rule, symbolic_zeros=True)
-    return lambda t, h, state: step((t, h, state, hoisted), start)
+    return lambda t, state, h: step((t, state, h, captured), start)
 
 
 def last_finite(

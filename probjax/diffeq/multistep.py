@@ -164,24 +164,26 @@ def solve_multistep(
     explicit = [float(weight) for weight in adams_bashforth(steps)]
     implicit = [float(weight) for weight in adams_moulton(steps)]
 
-    def start(field: Any, t: Any, h: Any, state: Any) -> Any:
+    def start(t: Any, state: Any, h: Any) -> Any:
         y, slopes = state
-        slope = field(t, y)
-        y1, _, _ = rk_step(method, lambda t, y, _: field(t, y), t, y, h, None, f0=slope)
+        slope = vector_field(t, y, args)
+        y1, _, _ = rk_step(method, vector_field, t, y, h, args, f0=slope)
         return y1, (slope, *slopes)[: steps - 1]
 
-    def advance(field: Any, t: Any, h: Any, state: Any) -> Any:
+    def advance(t: Any, state: Any, h: Any) -> Any:
         y, slopes = state
-        slopes = (field(t, y), *slopes)
+        slopes = (vector_field(t, y, args), *slopes)
         y1 = _add(y, h, explicit, slopes)
         if kind == "abm":
-            y1 = _add(y, h, implicit, (field(t + h, y1), *slopes))
+            y1 = _add(y, h, implicit, (vector_field(t + h, y1, args), *slopes))
         return y1, slopes[: steps - 1]
 
+    # Marked here, once: under `shard_map` all that a step meets varies over the same axes.
+    y0 = rows.varying_over(y0, (t0, t1, jax.eval_shape(vector_field, t0, y0, args)))
     slope = jax.tree.map(jnp.zeros_like, y0)
     state = (y0, (slope,) * (steps - 1))
-    starting = guarded(vector_field, start, state, t0, args)
-    going = guarded(vector_field, advance, state, t0, args)
+    starting = guarded(start, t0, state, h)
+    going = guarded(advance, t0, state, h)
     ok = trees.all_finite(y0)
     kept = None
     if save_every is not None:
@@ -199,7 +201,7 @@ def solve_multistep(
 
     def step(taken: Any, carry: Any, i: Any) -> Any:
         state, ok, count, kept = carry
-        new = taken(time(i), h, state)
+        new = taken(time(i), state, h)
         ok = ok & trees.all_finite(new[0])
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
         return state, ok, count + ok.astype(jnp.int32), keep(kept, i + 1, state[0], ok)

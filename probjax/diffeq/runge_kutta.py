@@ -151,18 +151,18 @@ def solve_fixed(
     def time_at(k: Any) -> Any:
         return t0 + jnp.asarray(k, dtype) * step_size if borders is None else borders[k]
 
-    def advance(field: Callable[[Any, Any], Any], t: Any, h: Any, state: Any) -> Any:
+    def advance(t: Any, state: Any, h: Any) -> Any:
         y, low = state
-        stages = _stages(tableau, weights, lambda t, y, _: field(t, y), t, y, h, None, None)
+        stages = _stages(tableau, weights, vector_field, t, y, h, args, None)
         change = _increment(tableau.b, stages, y, h)
         return _compensated_add(y, change, low) if compensated else (_add(y, change), low)
 
     low = jax.tree.map(jnp.zeros_like, y0) if compensated else None
-    step = guarded(vector_field, advance, (y0, low), t0, args)
+    step = guarded(advance, t0, (y0, low), step_size)
 
     def take(k: Any, state: Any) -> Any:
         h = step_size if borders is None else borders[k + 1] - borders[k]
-        return step(time_at(k), h, state)
+        return step(time_at(k), state, h)
 
     end, kept = _loop(take, (y0, low), num_steps, save_every, checkpoint)
     moves = t1 != t0
@@ -172,7 +172,7 @@ def solve_fixed(
     accepted = jnp.where(moves, accepted, 0)
     done = finite | ~moves
     tried = jnp.where(done, accepted, accepted + 1)
-    stats = Stats(tried, accepted, jnp.zeros_like(tried), tried * sum(_needed(tableau, weights)))
+    stats = Stats(tried, accepted, jnp.zeros_like(tried), tried * sum(tableau.needed(*weights)))
     result = jnp.where(done, records.REACHED, records.NON_FINITE).astype(jnp.int32)
     if save_every is None:
         return Solution(t1, y, stats, result)
@@ -260,15 +260,6 @@ def _spread(values: Any, sources: Any) -> Any:
     return jax.tree.map(mark, values)
 
 
-def _needed(tableau: Tableau, wanted: Sequence[Sequence[Number]]) -> list[bool]:
-    """Tell which stages the wanted sums read, themselves or through other stages."""
-    needed = [any(weights[i] != 0 for weights in wanted) for i in range(tableau.num_stages)]
-    for i in reversed(range(tableau.num_stages)):
-        if needed[i]:
-            needed[:i] = [have or x != 0 for have, x in zip(needed, tableau.a[i], strict=False)]
-    return needed
-
-
 def _stages(
     tableau: Tableau,
     wanted: Sequence[Sequence[Number]],
@@ -281,7 +272,7 @@ def _stages(
 ) -> list[Any]:
     """Evaluate the stages that the wanted sums read; `None` stands for the others."""
     stages: list[Any] = []
-    for i, needed in enumerate(_needed(tableau, wanted)):
+    for i, needed in enumerate(tableau.needed(*wanted)):
         if not needed:
             stages.append(None)
         elif i == 0:

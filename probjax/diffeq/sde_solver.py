@@ -187,16 +187,16 @@ def _solve(
     mark = lambda x: rows.varying_over(x, (marks, t0, t1, after))  # noqa: E731
     y0, t0, t1, noise = mark(y0), mark(t0), mark(t1), mark(noise)
     h = (t1 - t0) / num_steps
-    step = guarded(
-        lambda t, state, args: method.step(sde, t, state["y"], h, state["dw"]),
-        lambda field, t, h, state: {"y": field(t, state), "dw": state["dw"]},
-        {"y": y0, "dw": noise}, t0, None,
-    )  # fmt: skip
+
+    def take(t: Any, state: Any, h: Any) -> Any:
+        return {"y": method.step(sde, t, state["y"], h, state["dw"]), "dw": state["dw"]}
+
+    step = guarded(take, t0, {"y": y0, "dw": noise}, h)
 
     def one(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, None]:
         (y, lost, taken), end = carry
         k, dw = inputs
-        after = step(t0 + k.astype(dtype) * h, h, {"y": y, "dw": dw})["y"]
+        after = step(t0 + k.astype(dtype) * h, {"y": y, "dw": dw}, h)["y"]
         good = jnp.all(jnp.isfinite(after))
         inside = (k < end) & (h != 0)
         moves = inside & good & ~lost

@@ -64,6 +64,25 @@ class Tableau(NamedTuple):
         """
         return self.b[-1] == 0 and self.a[-1] == self.b[:-1]
 
+    def needed(self, *weights: Sequence[Number]) -> list[bool]:
+        """Tell which stages sums with these weights read, themselves or through other stages.
+
+        Args:
+            weights: any number of rows `(s,)`, such as `b` and `b_hat`.
+
+        Returns:
+            A truth for each of the `s` stages.
+
+        Example:
+            >>> sum(dormand_prince.needed(dormand_prince.b)), dormand_prince.num_stages
+            (6, 7)
+        """
+        needed = [any(row[i] != 0 for row in weights) for i in range(self.num_stages)]
+        for i in reversed(range(self.num_stages)):
+            if needed[i]:
+                needed[:i] = [have or x != 0 for have, x in zip(needed, self.a[i], strict=False)]
+        return needed
+
 
 def make_tableau(
     a: Sequence[Sequence[Coefficient]],
@@ -127,11 +146,12 @@ def make_tableau(
     return tableau._replace(embedded_order=embedded_order)
 
 
-def as_tableau(method: str | Tableau) -> Tableau:
+def as_tableau(method: str | Tableau, *, name: str = "method") -> Tableau:
     """Return the method of a name, or a method as it is.
 
     Args:
         method: a key of `METHODS`, or a tableau.
+        name: what the caller calls its argument, for the message.
 
     Returns:
         The tableau.
@@ -148,7 +168,7 @@ def as_tableau(method: str | Tableau) -> Tableau:
     """
     if isinstance(method, Tableau):
         return method
-    checks.one_of("method", method, METHODS)
+    checks.one_of(name, method, METHODS)
     return METHODS[method]
 
 

@@ -26,27 +26,11 @@ from jaxtyping import Array, Float, Int
 
 from probjax.core import checks, rows, traces
 from probjax.core.keys import RowKeys, as_key, stream
+from probjax.diffeq import Tableau, as_tableau, rk_step
 from probjax.diffusion.parameterization import Denoiser
 
 LogDensity = Callable[[Float[Array, "*rows"]], Float[Array, "*batch"]]
 """Row-wise log density: rows `(*B, *event)` to `(*B,)`."""
-
-# Stages and final weights; a stage's place in the step is the sum of its row.
-_TABLEAUS: dict[str, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
-    "heun": (((), (1.0,)), (1 / 2, 1 / 2)),
-    "rk4": (((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-    "dopri5": (
-        (
-            (),
-            (1 / 5,),
-            (3 / 40, 9 / 40),
-            (44 / 45, -56 / 15, 32 / 9),
-            (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-            (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        ),
-        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-}
 
 # Keeps a draw off the borders of its level by more than float32 rounds numbers up to 1024.
 _MARGIN = 2.0**-12
@@ -70,7 +54,7 @@ def pf_ode_log_prob(
     noise_scale_min: ArrayLike,
     noise_scale_max: ArrayLike,
     num_steps: int = 20,
-    tableau: str = "dopri5",
+    tableau: str | Tableau = "dormand_prince",
     probes: Float[Array, "k ..."] | None = None,
     prior: LogDensity | None = None,
     chunk: int | None = None,
@@ -92,8 +76,8 @@ def pf_ode_log_prob(
         noise_scale_min: $\sigma_{\min}$; the density is that of the data with this noise on it.
         noise_scale_max: $\sigma_{\max}$, above it.
         num_steps: Runge-Kutta steps.
-        tableau: the rule of a step: `"heun"` (order 2, 2 calls a step), `"rk4"` (4, 4) or
-            `"dopri5"` (5, 6).
+        tableau: the method of a step, a key of `diffeq.tableaus.METHODS` or a tableau: `"heun"`
+            (order 2, 2 calls a step), `"rk4"` (4, 4), `"dormand_prince"` (5, 6), ...
         probes: directions `(k, *B, *event)` with identity covariance, from `core.traces.probes`,
             for Hutchinson's estimate of the trace. The same ones serve the whole path, so that one
             smooth equation is solved; the result is unbiased for that of the exact trace on the
@@ -166,7 +150,7 @@ def encode(
     noise_scale_min: ArrayLike,
     noise_scale_max: ArrayLike,
     num_steps: int = 20,
-    tableau: str = "dopri5",
+    tableau: str | Tableau = "dormand_prince",
 ) -> Float[Array, "*rows"]:
     r"""Carry data up the probability flow to its noise.
 
@@ -179,7 +163,7 @@ def encode(
         noise_scale_min: where the path begins.
         noise_scale_max: where it ends, above.
         num_steps: Runge-Kutta steps, uniform in the logarithm.
-        tableau: `"heun"`, `"rk4"` or `"dopri5"`.
+        tableau: as for `pf_ode_log_prob`.
 
     Returns:
         The latent of each row, at `noise_scale_max`.
@@ -202,7 +186,7 @@ def decode(
     noise_scale_min: ArrayLike,
     noise_scale_max: ArrayLike,
     num_steps: int = 20,
-    tableau: str = "dopri5",
+    tableau: str | Tableau = "dormand_prince",
 ) -> Float[Array, "*rows"]:
     r"""Carry noise down the probability flow to data: `encode` backwards.
 
@@ -215,7 +199,7 @@ def decode(
         noise_scale_min: where the path ends.
         noise_scale_max: where it begins, above.
         num_steps: Runge-Kutta steps, uniform in the logarithm.
-        tableau: `"heun"`, `"rk4"` or `"dopri5"`.
+        tableau: as for `pf_ode_log_prob`.
 
     Returns:
         Data noised at `noise_scale_min`, equal to what was encoded up to the error of the steps.
@@ -331,7 +315,7 @@ def _carry(
     noise_scale_min: ArrayLike,
     noise_scale_max: ArrayLike,
     num_steps: int,
-    tableau: str,
+    tableau: str | Tableau,
     *,
     up: bool,
 ) -> Float[Array, "*rows"]:
@@ -354,14 +338,14 @@ def _integrate(
     noise_scale_min: ArrayLike,
     noise_scale_max: ArrayLike,
     num_steps: int,
-    tableau: str,
+    tableau: str | Tableau,
     dtype: Any,
     *,
     up: bool = True,
 ) -> tuple[Any, Int[Array, ""]]:
     """Runge-Kutta steps, uniform in the logarithm of the noise scale; also the evaluations made."""
     checks.at_least("num_steps", num_steps, 1)
-    checks.one_of("tableau", tableau, _TABLEAUS)
+    tableau = as_tableau(tableau, name="tableau")._replace(b_hat=None)
     lo, hi = noise_scale_min, noise_scale_max
     checks.positive("noise_scale_min", lo)
     checks.positive("noise_scale_max", hi)
@@ -369,30 +353,18 @@ def _integrate(
         np.asarray(lo) < np.asarray(hi)
     ):
         raise ValueError(f"noise_scale_min must be below noise_scale_max, got {lo} and {hi}")
-    stages, weights = _TABLEAUS[tableau]
     ends = jnp.log(jnp.asarray(lo, dtype)), jnp.log(jnp.asarray(hi, dtype))
     first, last = ends if up else ends[::-1]
     length = (last - first) / num_steps
 
-    def moved(state: Any, slopes: list[Any], row: tuple[float, ...]) -> Any:
-        """The state plus the step's length times the weighted slopes."""
-        used = [(weight, slope) for weight, slope in zip(row, slopes, strict=True) if weight]
-        if not used:
-            return state
-        total = jax.tree.map(
-            lambda *leaves: sum(w * leaf for (w, _), leaf in zip(used, leaves, strict=True)),
-            *(slope for _, slope in used),
-        )
-        return jax.tree.map(lambda leaf, change: leaf + length * change, state, total)
+    def field(place: Array, state: Any, args: None) -> Any:
+        return derivative(state, jnp.exp(place))
 
     def body(state: Any, i: Int[Array, ""]) -> tuple[Any, None]:
-        slopes: list[Any] = []
-        for row in stages:
-            place = first + (i.astype(dtype) + sum(row)) * length
-            slopes.append(derivative(moved(state, slopes, row), jnp.exp(place)))
-        return moved(state, slopes, weights), None
+        place = first + i.astype(dtype) * length
+        return rk_step(tableau, field, place, state, length, None)[0], None
 
     steps = jnp.arange(num_steps)
     after, _ = jax.eval_shape(body, state, jax.ShapeDtypeStruct((), steps.dtype))
     state, _ = jax.lax.scan(body, rows.varying_like(state, after), steps)
-    return state, jnp.asarray(num_steps * len(stages), jnp.int32)
+    return state, jnp.asarray(num_steps * sum(tableau.needed(tableau.b)), jnp.int32)

@@ -1,6 +1,5 @@
 """The digit-lines report: what was read, where it was found, and whether to believe it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +10,6 @@ from probjax.experiments import report
 from probjax.experiments.digit_lines_model import COLUMNS_PER_FRAME, Reading
 from probjax.sharding.progress import clock
 
-_MEANING = {
-    "pass": "The numbers are as they should be.",
-    "review": "Something is not as it should be; read the reasons before using the numbers.",
-    "fail": "Do not use these numbers.",
-}
 _COLOURS = ("#1f6fb4", "#c8590a")
 
 
@@ -47,13 +41,11 @@ def render(
         f"{clock(trained['seconds'])} on {environment['devices']} {environment['backend']} "
         "device(s). Where the digits stand was never told."
     )
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
     shown = examples(lines, reading, 6)
     return report.page(
         f"Digit lines by {config['loss']}: {gate['verdict']}",
         [
-            report.text(f"{_MEANING[gate['verdict']]}"),
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate),
             report.text(head),
             report.section("Checks", _checks(gate)),
             report.section(
@@ -88,17 +80,7 @@ def render(
             report.section(
                 "Training", report.drawing(loss_curve(log), "Loss of a line against the step")
             ),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(config, indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                    f"{environment['python']}, {environment['device']}. Parameters "
-                    f"{found['sha256']['parameters'][:16]}, readings "
-                    f"{found['sha256']['readings'][:16]} (SHA-256).",
-                    soft=True,
-                ),
-            ),
+            report.provenance(found, "parameters", "readings"),
         ],
     )
 
@@ -134,7 +116,7 @@ def draw_lines(
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     columns = 2 if len(shown) > 1 else 1
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(
@@ -178,7 +160,7 @@ def loss_curve(log: list[dict[str, Any]]) -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     figure, axes = plt.subplots(figsize=(8, 3.2))
     steps = [record["step"] for record in log]
     for name, label, colour in (
@@ -278,12 +260,3 @@ def _confusion(counts: Sequence[Sequence[int]]) -> str:
     names = [*map(str, range(10)), "none"]
     rows = [[names[i], *(str(n) if n else "" for n in row)] for i, row in enumerate(counts)]
     return report.table(["", *names], rows)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt

@@ -36,7 +36,7 @@ class LikelihoodConfig:
     num_probes: int = 2
     """Directions of Hutchinson's estimate, for each digit its own."""
     num_steps: int = 10
-    """Steps of the Runge-Kutta rule `dopri5`, six evaluations each."""
+    """Steps of the Runge-Kutta rule `dormand_prince`, six evaluations each."""
     noise_scale_min: float = 0.05
     """Where the flow ends; three fifths of a grey level."""
 

@@ -1,6 +1,5 @@
 """The digits report: what was drawn, how good it is, and what it cost."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -83,17 +82,7 @@ def render(
             report.section(
                 "Training", report.drawing(loss_curve(log), "Loss of a row against the step")
             ),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(found['config'], indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, "
-                    f"Python {environment['python']}, {environment['device']}. Parameters "
-                    f"{found['sha256']['parameters'][:16]}, samples "
-                    f"{found['sha256']['samples'][:16]} (SHA-256).",
-                    soft=True,
-                ),
-            ),
+            report.provenance(found, "parameters", "samples"),
         ],
     )
 

@@ -6,7 +6,6 @@ draws the maxima of `z` over a range of the parameter: the bifurcation picture.
 
 import dataclasses
 import functools
-import json
 import time
 from typing import Any
 
@@ -305,7 +304,6 @@ def render(record: dict[str, Any], parameters: np.ndarray, heights: np.ndarray) 
         ["largest relative error of the sample", f"{record['relative_error']:.1e}"],
         ["seconds of the picture", f"{seconds['picture']:.1f}"],
     ]
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
     caption = (
         f"Maxima of z at {config['picture']['num_parameters']:,} values of rho: one line where the "
         "solution is periodic with one maximum, several lines for several, a cloud in chaos"
@@ -313,7 +311,7 @@ def render(record: dict[str, Any], parameters: np.ndarray, heights: np.ndarray) 
     return report.page(
         f"Ensemble: {gate['verdict']}",
         [
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate),
             report.text(
                 f"On {machine['devices']} {machine['backend']} device(s); the sample is compared "
                 "with SciPy's DOP853 in double precision."
@@ -322,7 +320,7 @@ def render(record: dict[str, Any], parameters: np.ndarray, heights: np.ndarray) 
             report.section(
                 "Bifurcation picture", report.drawing(draw(parameters, heights), caption)
             ),
-            report.section("Exact configuration", f"<pre>{json.dumps(config, indent=2)}</pre>"),
+            report.provenance(record, "ends"),
         ],
     )
 

@@ -1,6 +1,5 @@
 """The posterior report: can the draws be trusted, what do they say, and what did they cost."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +35,6 @@ def render(found: Mapping[str, Any], draws: np.ndarray, info: Any) -> str:
     environment, rows = found["environment"], found["parameters"]
     names = [row["name"] for row in rows]
     shown = hardest(rows, 6)
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
     told = (
         f"Means are held against {found['truth_from']}."
         if found["truth_from"]
@@ -50,8 +48,7 @@ def render(found: Mapping[str, Any], draws: np.ndarray, info: Any) -> str:
     return report.page(
         f"{found['posterior']}: {gate['verdict']}",
         [
-            report.text(f"{_MEANING[gate['verdict']]} {told}"),
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate, _MEANING, told),
             report.text(head + _starts(found["warmup"]["starts"]), soft=True),
             report.section("Checks", _checks(gate)),
             report.section("Parameters", _parameters(rows, shown)),
@@ -76,16 +73,7 @@ def render(found: Mapping[str, Any], draws: np.ndarray, info: Any) -> str:
                     "Pairs of parameters; red crosses are divergent steps",
                 ),
             ),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(config, indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                    f"{environment['python']}, {environment['device']}. Draws "
-                    f"{found['sha256']['draws'][:16]} (SHA-256).",
-                    soft=True,
-                ),
-            ),
+            report.provenance(found, "draws"),
         ],
     )
 
@@ -101,7 +89,7 @@ def traces(names: list[str], draws: np.ndarray, shown: list[int]) -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     number = draws.shape[1]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(9, 1.5 * len(shown) + 0.4), squeeze=False,
@@ -154,7 +142,7 @@ def pairs(names: list[str], draws: np.ndarray, divergent: np.ndarray, shown: lis
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     flat, flags = draws.reshape(-1, draws.shape[-1]), divergent.reshape(-1)
     some = np.unique(np.linspace(0, len(flat) - 1, 2000).astype(int))
     side = len(shown)
@@ -186,15 +174,6 @@ def pairs(names: list[str], draws: np.ndarray, divergent: np.ndarray, shown: lis
             if j == 0:
                 axis.set_ylabel(names[row], fontsize=9)
     return figure
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def _checks(gate: Mapping[str, Any]) -> str:

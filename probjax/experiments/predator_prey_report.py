@@ -1,6 +1,5 @@
 """The report on hares and lynxes: every optimum in a table, the best against the counts."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,6 @@ from probjax.sharding.progress import clock
 SHOWN = 5
 """Optima that are told of and drawn, lowest first."""
 
-_MEANING = {
-    "pass": "The numbers are as they should be.",
-    "review": "Something is not as it should be; read the reasons before using the numbers.",
-    "fail": "Do not use these numbers.",
-}
 _BLUE, _ORANGE, _GREY = "#1f6fb4", "#c8590a", "#8a939c"
 
 
@@ -32,7 +26,6 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, np.ndarray]) -> str:
         HTML.
     """
     config, gate, environment = found["config"], found["gate"], found["environment"]
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
     head = (
         f"{config['num_starts']} starts, {config['num_iterations']} steps each, in "
         f"{clock(found['seconds'])} on {environment['devices']} {environment['backend']} "
@@ -41,22 +34,12 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, np.ndarray]) -> str:
     return report.page(
         f"Hares and lynxes: {gate['verdict']}",
         [
-            report.text(_MEANING[gate["verdict"]]),
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate),
             report.text(head),
             report.section("Optima", *_optima(found)),
             report.section("The fit", _drawing(drawn)),
             report.section("Checks", _checks(gate)),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(config, indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                    f"{environment['python']}, {environment['device']}. Fits "
-                    f"{found['sha256']['fits'][:16]} (SHA-256).",
-                    soft=True,
-                ),
-            ),
+            report.provenance(found, "fits"),
         ],
     )
 
@@ -97,7 +80,7 @@ def draw(drawn: Mapping[str, np.ndarray], *, ink: str = "black") -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     figure, axes = plt.subplots(
         1, 2, figsize=(11, 4), layout="constrained", width_ratios=(1.7, 1)
     )  # fmt: skip
@@ -161,12 +144,3 @@ def _checks(gate: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     marked = [i for i, row in enumerate(rows) if row[-1] != "pass"]
     return report.table(["check", "value", "pass", "verdict"], rows, marked=marked)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt

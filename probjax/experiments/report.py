@@ -9,10 +9,18 @@ True
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+MEANING = {
+    "pass": "The numbers are as they should be.",
+    "review": "Something is not as it should be; read the reasons before using the numbers.",
+    "fail": "Do not use these numbers.",
+}
+"""What a verdict tells the reader."""
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -123,6 +131,62 @@ def table(
     return f"<div class=wide><table>{head}<tbody>\n{body}\n</tbody></table></div>"
 
 
+def verdict(gate: Mapping[str, Any], meaning: Mapping[str, str] = MEANING, more: str = "") -> str:
+    """Say what a gate's verdict means, and its reasons.
+
+    Args:
+        gate: its `verdict` and `reasons`.
+        meaning: a sentence for each verdict.
+        more: what is said after that sentence.
+
+    Returns:
+        HTML.
+
+    Example:
+        >>> print(verdict({"verdict": "fail", "reasons": ["too few"]}))
+        <p>Do not use these numbers.</p>
+        <ul><li><p>too few</p></li></ul>
+    """
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in gate["reasons"])
+    said = text(f"{meaning[gate['verdict']]} {more}".strip())
+    return f"{said}\n<ul>{reasons}</ul>" if reasons else said
+
+
+def provenance(found: Mapping[str, Any], *digests: str, remark: str = "") -> str:
+    """Tell the configuration, the versions and the digests of a run.
+
+    Args:
+        found: what `metrics.json` holds: `config`, `environment` and `sha256`.
+        digests: which of `sha256` to tell.
+        remark: what is said after them.
+
+    Returns:
+        HTML.
+    """
+    environment = found["environment"]
+    told = ", ".join(f"{name} {found['sha256'][name][:16]}" for name in digests)
+    return section(
+        "Exact configuration",
+        f"<pre>{html.escape(json.dumps(found['config'], indent=2))}</pre>",
+        text(
+            f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
+            f"{environment['python']}, {environment['devices']} {environment['backend']} "
+            f"device(s), {environment['device']}. SHA-256: {told}. {remark}".strip(),
+            soft=True,
+        ),
+    )
+
+
+def pyplot() -> Any:
+    """Return Matplotlib's `pyplot`, which then needs no display."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def drawing(figure: Any, caption: str) -> str:
     """Embed a Matplotlib figure as SVG, and close it.
 
@@ -133,13 +197,11 @@ def drawing(figure: Any, caption: str) -> str:
     Returns:
         HTML.
     """
-    import matplotlib.pyplot as plt
-
     buffer = io.BytesIO()
     figure.savefig(
         buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
     )
-    plt.close(figure)
+    pyplot().close(figure)
     return _figure("drawing", "image/svg+xml", buffer.getvalue(), caption)
 
 

@@ -1,16 +1,10 @@
 """The tabular-score report: what each objective reached, what it cost, whether to believe it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probjax.experiments import report
 
-_MEANING = {
-    "pass": "The numbers are as they should be.",
-    "review": "Something is not as it should be; read the reasons before using the numbers.",
-    "fail": "Do not use these numbers.",
-}
 _COLOURS = ("#1f6fb4", "#c8590a", "#2b8a4b", "#b3304a")
 
 
@@ -23,12 +17,10 @@ def render(found: Mapping[str, Any]) -> str:
     Returns:
         HTML.
     """
-    gate, config, environment = found["gate"], found["config"], found["environment"]
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
+    gate, config = found["gate"], found["config"]
     worse = ", ".join(gate["worse"]) or "none"
     blocks = [
-        report.text(_MEANING[gate["verdict"]]),
-        f"<ul>{reasons}</ul>" if reasons else "",
+        report.verdict(gate),
         report.text(
             f"{len(config['objectives'])} objectives and the Gaussian on "
             f"{len(config['datasets'])} tables, {config['num_splits']} splits each. More than "
@@ -68,17 +60,7 @@ def render(found: Mapping[str, Any]) -> str:
                 soft=True,
             ),
         ),
-        report.section(
-            "Exact configuration",
-            f"<pre>{json.dumps(config, indent=2)}</pre>",
-            report.text(
-                f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                f"{environment['python']}, {environment['devices']} {environment['backend']} "
-                f"device(s), {environment['device']}. Fits {found['sha256']['fits'][:16]} "
-                "(SHA-256).",
-                soft=True,
-            ),
-        ),
+        report.provenance(found, "fits"),
     ]
     return report.page(f"Scores of tables: {gate['verdict']}", blocks)
 
@@ -93,7 +75,7 @@ def draw(results: Sequence[Mapping[str, Any]], *, ink: str = "black") -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     figure, axes = plt.subplots(
         len(results), 2, figsize=(9.5, 0.6 + 2.1 * len(results)), squeeze=False,
         sharey="row", layout="constrained", gridspec_kw={"width_ratios": [3, 2]},
@@ -130,7 +112,7 @@ def curves(results: Sequence[Mapping[str, Any]], check_every: int) -> Any:
         A Matplotlib figure. A split that has stopped keeps its program's later, unused values
         out of the picture: a line ends with its first stopped split.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     figure, axes = plt.subplots(
         1, len(results), figsize=(4.2 * len(results), 3.2), squeeze=False, layout="constrained"
     )
@@ -197,12 +179,3 @@ def _columns(one: Mapping[str, Any]) -> list[str]:
 
 def _pair(value: float | None, error: float | None) -> str:
     return "not finite" if value is None or error is None else f"{value:.2f} ± {error:.2f}"
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt

@@ -1,6 +1,5 @@
 """The toy report: the table of exact errors, their cost, and four panels for each density."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,6 @@ from probjax.experiments import report
 from probjax.experiments.toy2d_model import HALF_WIDTH, OBJECTIVES
 from probjax.sharding.progress import clock
 
-_MEANING = {
-    "pass": "The numbers are as they should be.",
-    "review": "Something is not as it should be; read the reasons before using the numbers.",
-    "fail": "Do not use these numbers.",
-}
 _TITLES = {
     "eight_gaussians": "eight Gaussians",
     "rings": "rings",
@@ -43,7 +37,6 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, Mapping[str, np.ndarray
         f"device(s): {fit['num_steps']} steps of {fit['batch_size']} fresh draws, networks "
         f"{'-'.join(map(str, fit['widths']))}."
     )
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
     pictures = [
         report.drawing(
             draw_panels(parts),
@@ -54,8 +47,7 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, Mapping[str, np.ndarray
     return report.page(
         f"Toy densities: {gate['verdict']}",
         [
-            report.text(_MEANING[gate["verdict"]]),
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate),
             report.text(head),
             report.section("Exact Fisher divergence", *_divergences(found)),
             report.section("Against one common density", *_common(found)),
@@ -71,16 +63,8 @@ def render(found: Mapping[str, Any], drawn: Mapping[str, Mapping[str, np.ndarray
                 *pictures,
             ),
             report.section("Checks", _checks(gate)),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(config, indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                    f"{environment['python']}, {environment['device']}. Panels "
-                    f"{found['sha256']['drawn'][:16]} (SHA-256); that of each cell's parameters "
-                    "is in metrics.json.",
-                    soft=True,
-                ),
+            report.provenance(
+                found, "drawn", remark="Those of each cell's parameters are in metrics.json."
             ),
         ],
     )
@@ -96,7 +80,7 @@ def draw_panels(parts: Mapping[str, np.ndarray], *, ink: str = "black") -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.5), layout="constrained")
     for axis, name in zip(axes[:2], ("data", "langevin"), strict=True):
         axis.plot(*parts[name].T, ".", color="#1f6fb4", ms=1.6, alpha=0.6, rasterized=True)
@@ -216,12 +200,3 @@ def _checks(gate: Mapping[str, Any]) -> str:
 def _shown(config: Mapping[str, Any]) -> str:
     wanted = config["draw"]["objective"]
     return wanted if wanted in config["objectives"] else config["objectives"][0]
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt

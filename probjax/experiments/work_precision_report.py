@@ -1,6 +1,5 @@
 """The report on work and precision: slopes in a table, errors in tolerances, curves."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,14 +40,12 @@ def render(found: Mapping[str, Any]) -> str:
     Returns:
         HTML.
     """
-    config, gate, environment = found["config"], found["gate"], found["environment"]
-    reasons = "".join(f"<li>{report.text(reason)}</li>" for reason in gate["reasons"])
+    gate, environment = found["gate"], found["environment"]
     slopes, factors = slope_table(found["cells"]), factor_table(found["cells"])
     return report.page(
         f"Work and precision: {gate['verdict']}",
         [
-            report.text(_MEANING[gate["verdict"]]),
-            f"<ul>{reasons}</ul>" if reasons else "",
+            report.verdict(gate, _MEANING),
             report.text(
                 f"{len(found['cells'])} curves in {clock(found['seconds'])} on one "
                 f"{environment['backend']} device, double precision, compilation included."
@@ -75,16 +72,7 @@ def render(found: Mapping[str, Any]) -> str:
                 ),
             ),
             report.section("Checks", _checks(gate)),
-            report.section(
-                "Exact configuration",
-                f"<pre>{json.dumps(config, indent=2)}</pre>",
-                report.text(
-                    f"probjax {environment['probjax']}, JAX {environment['jax']}, Python "
-                    f"{environment['python']}, {environment['device']}. Errors "
-                    f"{found['sha256']['errors'][:16]} (SHA-256).",
-                    soft=True,
-                ),
-            ),
+            report.provenance(found, "errors"),
         ],
     )
 
@@ -165,7 +153,7 @@ def draw(cells: Sequence[Mapping[str, Any]], *, ink: str = "black") -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = report.pyplot()
     problems = list(dict.fromkeys(cell["problem"] for cell in cells))
     figure, axes = plt.subplots(
         2, len(problems), figsize=(2.9 * len(problems) + 0.8, 6.6), layout="constrained",
@@ -215,12 +203,3 @@ def _checks(gate: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     marked = [i for i, row in enumerate(rows) if row[-1] != "pass"]
     return report.table(["check", "furthest out", "value", "pass", "verdict"], rows, marked=marked)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import time
 
 import jax
@@ -34,6 +35,7 @@ def run_of(*cases):
         "schema": results.SCHEMA,
         "machine": machine.describe(),
         "conditions": machine.conditions(),
+        "effort": harness.QUICK._asdict(),
         "cases": list(cases),
     }
 
@@ -201,6 +203,8 @@ def test_results_of_two_machines_are_not_mixed(record, tmp_path):
     [
         (lambda run: run.pop("machine"), "fields"),
         (lambda run: run.update(schema=1), "schema"),
+        (lambda run: run["effort"].update(name="none"), "effort"),
+        (lambda run: run["effort"].pop("budget"), "effort"),
         (lambda run: run["machine"].update(cores="two"), "cores"),
         (lambda run: run["cases"][0]["contenders"][0].update(errors={}), "without an accuracy"),
         (lambda run: run["cases"][0]["contenders"][0].update(throughput=None), "throughput"),
@@ -227,15 +231,66 @@ def test_the_machine_is_described_without_its_name():
     assert set(machine.slug(told)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_the_page_shows_machines_and_packages_apart(record):
+def test_a_record_without_its_effort_was_a_full_one(record, tmp_path):
+    run = run_of(record)
+    del run["effort"]
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps(run | {"schema": 2}))
+    found = results.load(path)
+    assert found["effort"]["name"] == "full" and found["schema"] == results.SCHEMA
+    assert "Effort: full. Versions" in render.tables(found)
+    assert "Effort: quick (up to 5 rounds, 0.1 s a repeat, 6 s a case)" in render.tables(
+        run_of(record)
+    )
+
+
+def test_pages_show_machines_and_packages_apart(record):
     one, later, other = run_of(record), run_of(record), run_of(record)
     later["conditions"] = {**later["conditions"], "commit": "a later one"}
     other["machine"] = {**other["machine"], "cpu": "Another CPU"}
-    text = render.page({"one": {"mcmc": one, "score": later}, "two": {"mcmc": other}})
-    assert text.count("#### topic/module") == text.count("| ours |") == 3
-    assert text.count("### `mcmc`") == 2 and text.count("## CPU") == 2
-    assert "not installed (no_such_package)" in text
-    assert text.index("### `score`") < text.index("a later one") < text.index("Another CPU")
+    pages = render.pages({"one": {"mcmc": one, "score": later}, "two": {"mcmc": other}})
+    assert set(pages) == {"index.md", "scaling.md", *(f"{name}.md" for name in render.AREAS)}
+    assert pages["mcmc.md"].count("### topic/module") == pages["mcmc.md"].count("| ours |") == 2
+    assert pages["mcmc.md"].count("## CPU") == 2 and pages["score.md"].count("## CPU") == 1
+    assert "a later one" in pages["score.md"] and "a later one" not in pages["mcmc.md"]
+    assert "not installed (no_such_package)" in pages["mcmc.md"]
+    assert "No results are committed yet" in pages["diffeq.md"]
+    first, second = pages["index.md"].split("## CPU")[1:]
+    assert first.count("[module]") == 2 and second.count("[module]") == 1, "a table for each"
+    assert "Another CPU" in second and "Another CPU" not in first
+
+
+def test_links_of_the_summary_are_anchors_of_the_pages(record):
+    pages = render.pages({"one": {"mcmc": run_of(record), "diffeq": run_of(record)}})
+    links = re.findall(r"\]\((\w+\.md)#([\w-]+)\)", pages["index.md"])
+    assert len(links) == 2
+    for name, anchor in links:
+        assert f"{{: #{anchor} }}" in pages[name]
+
+
+def test_every_loss_is_told():
+    """A missed bar of time, one of a figure, and a second contender that is behind."""
+
+    def of(name, seconds, draws, **fields):
+        figures = {"draws": (draws,) * 3}
+        program = Program(lambda: time.sleep(seconds), 2.0, {"result": 0.0}, figures=figures)
+        return Contender(name, lambda: program, **fields)
+
+    bars = Bar("time", 1.5), Bar("draws", 2.0)
+    contenders = of("slow", 0.1, 1.0), of("quick", 0.02, 3.0), of("peer", 0.04, 2.0, peer=True)
+    page = render.pages({"one": {"mcmc": run_of(measured(*contenders, bars=bars))}})["index.md"]
+    assert "2 ratios are asked for: 1 is met, 1 is missed." in page
+    slower = page.partition("### Where we are slower")[2]
+    missed, behind = slower.split("Contenders of ours")
+    assert missed.count("[module]") == 1 and "draws at least 2 times 'peer'" in missed
+    assert behind.count("[module]") == 1 and "| slow | peer | time | " in behind
+
+
+def test_nothing_slower_is_said_too(record):
+    page = render.pages({"one": {"mcmc": run_of(record)}})["index.md"]
+    assert "1 ratio is asked for: 1 is met." in page
+    slower = page.partition("### Where we are slower")[2]
+    assert ": nothing." in slower and ": none." in slower and "| case |" not in slower
 
 
 def test_a_folder_holds_runs_of_one_machine(record, tmp_path):
@@ -244,11 +299,24 @@ def test_a_folder_holds_runs_of_one_machine(record, tmp_path):
     assert render.committed(tmp_path) == {"here": {"mcmc": one}}
     other["machine"] = {**other["machine"], "cpu": "another"}
     results.write(other, tmp_path / "here" / "score.json")
-    with pytest.raises(ValueError, match="score.json is of another machine"):
+    with pytest.raises(ValueError, match=r"score\.json is of another machine"):
         render.committed(tmp_path)
 
 
-def test_the_committed_page_is_the_rendered_one():
-    assert render.PAGE.read_text() == render.page(render.committed()), (
-        "run python -m benchmarks.render"
-    )
+def test_committed_results_are_of_full_effort():
+    runs = [run for machine in render.committed().values() for run in machine.values()]
+    assert runs and all(run["effort"]["name"] == "full" for run in runs)
+
+
+def test_the_committed_pages_are_the_rendered_ones():
+    assert render.main(["--check"]) == 0, "run python -m benchmarks.render"
+    pages = {path.name for path in render.FOLDER.glob("*.md")}
+    assert pages == set(render.pages({})), "a page that nothing writes"
+
+
+def test_the_check_sees_a_stale_page(monkeypatch, tmp_path):
+    monkeypatch.setattr(render, "FOLDER", tmp_path / "pages")
+    assert render.main(["--check"]) == 1
+    assert render.main([]) == 0 == render.main(["--check"])
+    (tmp_path / "pages" / "score.md").write_text("stale")
+    assert render.main(["--check"]) == 1

@@ -80,3 +80,9 @@ def test_row_normals_follow_their_row():
 
 def test_row_normals_of_no_rows():
     assert keys.row_normal(keys.item_keys(jax.random.key(1), 0), jnp.zeros((0, 3))).shape == (0, 3)
+
+
+def test_row_normals_of_more_batch_than_event_axes():
+    rows = keys.item_keys(jax.random.key(1), 12)
+    draws = keys.row_normal(rows.reshape(4, 3), jnp.zeros((4, 3, 2)))
+    np.testing.assert_array_equal(draws[2, 1], keys.row_normal(rows[7], jnp.zeros(2)))

@@ -58,3 +58,12 @@ def test_a_constant_carry_enters_a_loop_over_what_varies():
         else:
             with pytest.raises(TypeError, match="carry"):
                 jax.jit(mapped)(x)
+
+
+def test_what_varies_already_is_left_as_it_is():
+    mesh = jax.make_mesh((2,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:2])
+    spec = PartitionSpec("rows")
+    mapped = jax.shard_map(
+        lambda x: rows.varying_like(x, x), mesh=mesh, in_specs=spec, out_specs=spec
+    )
+    np.testing.assert_array_equal(mapped(jnp.arange(4.0)), np.arange(4.0))

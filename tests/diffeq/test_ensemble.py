@@ -1,6 +1,7 @@
 """Ensembles over devices, tiles and orders: nobody's numbers depend on who else is there."""
 
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import collectives as counting
 from probjax import sharding
 from probjax.core import keys
 from probjax.diffeq import ensemble
@@ -91,9 +93,7 @@ def lorenz_ends():
 
 
 def collectives(program, *arguments):
-    text = jax.jit(program).lower(*arguments).compile().as_text()
-    names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-    return {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
+    return Counter(each.kind for each in counting.of(jax.jit(program), *arguments))
 
 
 def check_no_collectives(program):

@@ -6,8 +6,8 @@ import pytest
 from probjax.diffeq.guards import SMALL, guarded, last_finite
 
 
-def euler(field, t, h, y):
-    return y + h * field(t, y)
+def euler(field, args=None):
+    return lambda t, y, h: y + h * field(t, y, args)
 
 
 @pytest.mark.parametrize("num_parameters", [1, SMALL + 1])
@@ -19,9 +19,10 @@ def test_a_failed_step_leaves_the_gradient_of_the_others(num_parameters):
 
     def total(parameters, y):
         def end(y):
-            step = guarded(field, euler, y, 0.0, parameters)
+            h = jnp.asarray(0.5)
+            step = guarded(euler(field, parameters), 0.0, y, h)
             for k in range(3):
-                y = step(jnp.asarray(0.5 * k), jnp.asarray(0.5), y)
+                y = step(jnp.asarray(0.5 * k), y, h)
             return y
 
         ends = jax.vmap(end)(y)
@@ -44,10 +45,11 @@ def test_values_and_both_derivatives_of_a_good_step_are_its_own():
         return jnp.stack([args * y[1] * t, y[0] ** 2])
 
     def plain(y, args, t):
-        return euler(lambda t, y: field(t, y, args), t, 0.25, y)
+        return euler(field, args)(t, y, 0.25)
 
     def ours(y, args, t):
-        return guarded(field, euler, y, t, args)(t, jnp.asarray(0.25), y)
+        h = jnp.asarray(0.25)
+        return guarded(euler(field, args), t, y, h)(t, y, h)
 
     at = (jnp.array([1.0, -2.0]), jnp.asarray(0.7), jnp.asarray(1.5))
     for transform in (lambda f: f, lambda f: jax.jacrev(f, (0, 1, 2)), lambda f: jax.jacfwd(f, 2)):
@@ -57,8 +59,8 @@ def test_values_and_both_derivatives_of_a_good_step_are_its_own():
 
 def test_closed_over_values_are_differentiated_too():
     def end(scale):
-        step = guarded(lambda t, y, args: scale * y, euler, jnp.asarray(3.0), 0.0, None)
-        return step(jnp.asarray(0.0), jnp.asarray(0.5), jnp.asarray(3.0))
+        at = (jnp.asarray(0.0), jnp.asarray(3.0), jnp.asarray(0.5))
+        return guarded(euler(lambda t, y, args: scale * y), *at)(*at)
 
     assert jax.grad(end)(2.0) == 1.5
 

@@ -1,6 +1,7 @@
 """The sources of the site, read as text: cheap rules that no build has to run for."""
 
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ SECTIONS = [
 ]
 
 
+TOPICS = [page for page in PAGES if page.parent != DOCS and page.parent.name != "benchmarks"]
+
+
 def sections(text: str) -> list[str]:
     return re.findall(r"(?m)^## (.+?)(?:\s*\{.*\})?$", text)
 
@@ -107,6 +111,53 @@ def test_navigation_names_every_page():
     text = (ROOT / "mkdocs.yml").read_text()
     named = re.findall(r"(?m)^\s+- (?:[^:\n]+: )?([\w/-]+\.md)$", text)
     assert sorted(named) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def linked_pages(page: Path, kind: str, words: str) -> list[str]:
+    """The pages that the one line of this kind links to, by their names under docs/."""
+    found = re.findall(rf"(?m)^{words}: (\S.*\.)\n\{{ \.{kind} \}}$", page.read_text())
+    assert len(found) == 1, f"one line '{words}: ...' with {{ .{kind} }} under it"
+    links = re.findall(r"\]\(([^)#]*)[^)]*\)", found[0])
+    targets = [(page.parent / link).resolve() for link in links]
+    assert all(target in PAGES for target in targets), links
+    assert page not in targets, "a page is neither before nor after itself"
+    return [target.relative_to(DOCS).as_posix() for target in targets]
+
+
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_a_page_says_what_it_builds_on_and_where_to_go_on(page):
+    text = page.read_text()
+    linked_pages(page, "before", "Before this page")
+    assert 1 <= len(linked_pages(page, "next", "What follows")) <= 2
+    opening = sections(text[: text.index("{ .before }")])
+    assert len(opening) <= 1, "what a page builds on stands in its opening"
+    assert text.endswith("{ .next }\n")
+
+
+def test_no_two_pages_need_each_other():
+    needs = {
+        page.relative_to(DOCS).as_posix(): linked_pages(page, "before", "Before this page")
+        for page in TOPICS
+    }
+    TopologicalSorter(needs).prepare()
+
+
+# What is not running text: code, tables, mathematics and links.
+NO_TEXT = (
+    r"(?ms)^[ \t]*```.*?^[ \t]*```|^\|.*?$|\$\$.*?\$\$"
+    r"|\$[^$\n]*\$|`[^`\n]*`|\[[^\]\n]*\]\([^)\n]*\)"
+)
+
+
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_an_equation_is_linked_wherever_it_is_named(page):
+    text = page.read_text()
+    boxes = re.findall(r'(?ms)<div class="equation" id="[\w-]+" markdown>(.*?)</div>', text)
+    numbers = re.findall(r"\\tag\{(.*?)\}", "".join(boxes))
+    assert numbers == re.findall(r"\\tag\{(.*?)\}", text), "a numbered equation has an anchor"
+    assert numbers == [str(i + 1) for i in range(len(numbers))]
+    named = re.findall(r"(?<!\w)\((\d{1,2})\)", re.sub(NO_TEXT, "", text))
+    assert not set(named) & set(numbers)
 
 
 def test_drawings_are_reproducible():

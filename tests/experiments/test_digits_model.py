@@ -1,12 +1,11 @@
 """The parts of the main job: its scaling, its network, its objective."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import collectives as counting
 from probjax import datasets, sharding
 from probjax.core import item_keys
 from probjax.experiments import digits_model, training
@@ -56,8 +55,7 @@ def test_a_fresh_objective_loses_one_for_each_pixel():
 
 
 def collectives(compiled):
-    names = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    return set(re.findall(names, compiled.as_text()))
+    return counting.kinds(counting.in_text(compiled.as_text()))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """The samplers of the main job on a law that is known, and over devices."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import collectives as counting
 from probjax import diffusion, sharding
 from probjax.core import item_keys, row_normal, stream
 from probjax.experiments import digits_model, digits_samplers
@@ -93,8 +92,7 @@ def test_evaluations_are_counted(name, calls):
 
 
 def collectives(compiled):
-    names = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    return set(re.findall(names, compiled.as_text()))
+    return counting.kinds(counting.in_text(compiled.as_text()))
 
 
 @pytest.mark.parametrize("name", [pytest.param("heun", marks=pytest.mark.slow), "dpmpp_2m_sde"])

@@ -40,3 +40,16 @@ def test_marked_rows():
     html = report.table(["a", "b"], [[1, 2], [3, 4]], marked=[1])
     assert "<tr><td>1</td><td>2</td></tr>" in html
     assert "<tr class=mark><td>3</td><td>4</td></tr>" in html
+
+
+def test_a_run_is_told_with_its_configuration_and_digests():
+    environment = dict.fromkeys(("probjax", "jax", "python", "devices", "backend", "device"), "x<y")
+    found = {"config": {"a": "<b>"}, "environment": environment, "sha256": {"fits": "0123" * 16}}
+    html = report.provenance(found, "fits", remark="More elsewhere.")
+    assert "&lt;b&gt;" in html and "x&lt;y" in html
+    assert "SHA-256: fits 0123012301230123. More elsewhere.</p>" in html
+
+
+def test_a_verdict_without_reasons_has_no_list():
+    gate = {"verdict": "pass", "reasons": []}
+    assert report.verdict(gate, {"pass": "Good."}, "So far.") == "<p>Good. So far.</p>"

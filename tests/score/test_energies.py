@@ -131,3 +131,11 @@ def test_bad_arguments_are_named():
         energy_second(energy, x, jnp.zeros((3, 1)))
     with pytest.raises(Exception, match=r"floating|x"):
         energy_second(energy, jnp.zeros((3, 2), int), x)
+
+
+def test_one_point_has_the_energy_of_its_row(x64):
+    params, x = TiedAutoencoder(*map(jnp.asarray, PARTS)), jnp.asarray(X)
+    rows = tied_dae_energy(params, x, noise_scale=jnp.linspace(0.5, 1.0, len(x)))
+    np.testing.assert_allclose(
+        tied_dae_energy(params, x[-1], noise_scale=1.0), rows[-1], rtol=1e-12
+    )

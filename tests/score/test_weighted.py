@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from probjax.core import item_keys
 from probjax.score.denoising import denoising_sm_from_noise, multi_noise_dsm_from_noise
 from probjax.score.weighted import (
     likelihood_dsm,
@@ -275,3 +276,11 @@ def test_bad_arguments_are_named():
         target_sm(jax.random.key(0), jnp.sin, x, x[:, :1], noise_scale=1.0)
     with pytest.raises(ValueError, match=r"score_fn\(x\) must have the shape of x"):
         target_sm(jax.random.key(0), lambda y: y[..., 0], x, x, noise_scale=1.0)
+
+
+def test_with_keys_of_their_own_rows_do_not_see_each_other():
+    options = {"noise_scales": np.array([10.0, 1.0, 0.1]), "reference_noise_scale": 1.0}
+    keys, x = item_keys(jax.random.key(0), 6), jnp.zeros((2, 3, 4))
+    together = multiscale_dsm(keys.reshape(2, 3), lambda y: -y, x, **options)
+    alone = multiscale_dsm(keys[3:5], lambda y: -y, x[1, :2], **options)
+    np.testing.assert_allclose(together[1, :2], alone, rtol=1e-6)

@@ -1,7 +1,6 @@
 """Losses over a mesh: the answers of one device, and the collectives that were promised."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import collectives as counting
 from probjax import sharding
 from probjax.sequence import ctc, sharded, transducer
 
@@ -108,22 +108,9 @@ def test_each_layout_equals_one_device(name):
     check_layout(name)
 
 
-COLLECTIVE = re.compile(
-    r"= (\S.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
-)
-
-
 def collectives(fn, *args):
     """The collectives of the compiled program, with the bytes that each leaves on a device."""
-    text = jax.jit(fn).lower(*args).compile().as_text()
-    found = []
-    for shapes, name in COLLECTIVE.findall(text):
-        sizes = [
-            int(np.prod([int(n) for n in dims.split(",") if n]))
-            for dims in re.findall(r"[fs]32\[([\d,]*)\]", shapes)
-        ]
-        found.append((name, 4 * sum(sizes)))
-    return sorted(found)
+    return [(each.kind, each.bytes) for each in counting.of(jax.jit(fn), *args)]
 
 
 def spread(mesh, spec, batch=16, frames=64, classes=128, labels=12):

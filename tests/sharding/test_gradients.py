@@ -1,12 +1,11 @@
 """Data-parallel gradients against plain ones, to the bit where tiles promise it."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import collectives as counting
 from probjax import sharding
 
 PARAMS = {
@@ -52,8 +51,7 @@ def test_tiles_give_the_same_bits_on_any_number_of_devices():
 
 
 def collectives(fn, *args):
-    text = jax.jit(fn).lower(*args).compile().as_text()
-    return set(re.findall(r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text))
+    return counting.kinds(counting.of(jax.jit(fn), *args))
 
 
 def test_the_declared_collectives_and_no_others():

@@ -27,3 +27,8 @@ def test_density_is_that_of_scipy(x64):
 def test_wrong_data():
     with pytest.raises(ValueError, match="y must not be empty"):
         targets.low_dim_gauss_mix(y=[])
+
+
+def test_parameters_return_from_their_coordinates():
+    one, parameters = targets.low_dim_gauss_mix(y=[0.5]), jnp.array([-0.5, 0.7, 0.4, 2.0, 0.3])
+    np.testing.assert_allclose(one.constrain(one.unconstrain(parameters)), parameters, rtol=1e-5)

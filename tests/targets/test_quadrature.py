@@ -47,3 +47,14 @@ def test_nothing_anywhere():
         lambda u: jnp.full_like(u, -jnp.inf), np.float32(0), np.float32(1)
     )
     assert np.isneginf(log_mass) and np.isfinite(weights).all()
+
+
+def test_rows_do_not_see_each_other(x64):
+    center, width = jnp.array([-77.7, 60.0, 0.1]), jnp.array([1e-3, 0.3, 20.0])
+    log_mass, u, weights = integrate(
+        lambda u: -0.5 * ((u - center[:, None]) / width[:, None]) ** 2,
+        center - 12 * width - 50,
+        center + 12 * width + 70,
+    )
+    np.testing.assert_allclose(log_mass, np.log(width * np.sqrt(2 * np.pi)), atol=1e-12)
+    np.testing.assert_allclose(jnp.sum(weights * u, axis=-1), center, rtol=1e-12)

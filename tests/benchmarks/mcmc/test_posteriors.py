@@ -47,3 +47,23 @@ def test_draws_are_the_smallest_over_both_powers():
 def test_the_rotated_gaussian_is_asked_for_more():
     bars = posteriors.cases(("ill_conditioned_rotated",), chains=8)[0].bars
     assert bars[-1] == harness.Bar(posteriors.PER_GRADIENT, 10.0, "NumPyro NUTS, diagonal")
+
+
+def test_quick_cases_keep_what_is_asked():
+    """Ours and the peers that a bar names; nothing is prepared here."""
+    for case in posteriors.quick_cases():
+        names = [contender.name for contender in case.contenders if contender.peer]
+        assert names == ["BlackJAX ChEES by hand", "NumPyro NUTS, diagonal"]
+        assert all(bar.against in (None, "NumPyro", names[1]) for bar in case.bars)
+    assert "2 keys" in case.description
+
+
+def test_the_first_call_is_told_whoever_makes_it():
+    calls = []
+    timed = posteriors._Timed(
+        lambda key: calls.append(key) or harness.time.sleep(0.02 / len(calls))
+    )
+    timed("truth")
+    seconds = timed.seconds
+    timed("draws")
+    assert calls == ["truth", "draws"] and timed.seconds == seconds >= 0.02

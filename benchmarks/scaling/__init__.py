@@ -1,0 +1,1 @@
+"""Programs over several devices: what crosses between them, and what that means for many."""

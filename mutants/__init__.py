@@ -1,0 +1,1 @@
+"""Mutation testing of the numerical modules: `python -m mutants`."""
