@@ -18,6 +18,8 @@ import numpy as np
 
 from probjax import datasets, metrics
 
+_kid, _nearest = jax.jit(metrics.kid), jax.jit(metrics.nearest_distances)
+
 
 class Draws(NamedTuple):
     """The samples of one sampler, and what they cost."""
@@ -56,7 +58,7 @@ def measure(
     def row(name, images, **cost):
         images = jnp.asarray(images)
         separable = metrics.two_sample_accuracy(test.images, images)
-        distance = metrics.kid(test.images, images)
+        distance = _kid(test.images, images)
         counts = np.bincount(classify.predict(flat(images)), minlength=10)
         return {
             "sampler": name,
@@ -223,7 +225,7 @@ def memorisation(
         7
     """
     gaps, nearest = (
-        np.asarray(metrics.nearest_distances(jnp.asarray(some), train.images).distance)
+        np.asarray(_nearest(jnp.asarray(some), train.images).distance)
         for some in (test.images, images)
     )
     return {

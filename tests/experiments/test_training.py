@@ -19,9 +19,6 @@ def loss_fn(params, keys, x):
     return jnp.sum((x + 0.1 * noise - params["w"][None]) ** 2, axis=-1)
 
 
-GRADIENT = jax.jit(jax.grad(lambda params, keys, x: loss_fn(params, keys, x).mean()))
-
-
 def batch_fn(key, x):
     return x + 0.01 * jax.random.uniform(key, x.shape)
 
@@ -40,16 +37,18 @@ def start():
 def test_a_step_is_gradient_update_and_average_by_hand():
     key, state = jax.random.key(0), start()
     step = jax.jit(make())
+
+    @jax.jit
+    def gradient(weights, t):
+        places = batch_indices(stream(key, "data"), t, 20, 8)
+        rows = batch_fn(step_key(stream(key, "dequantise"), t), DATA[places])
+        base = step_key(stream(key, "noise"), t)
+        keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(8))
+        return jax.grad(lambda params: loss_fn(params, keys, rows).mean())({"w": weights})
+
     weights, average = np.zeros(3), np.zeros(3)
     for t in range(5):
-        rows = batch_fn(
-            step_key(stream(key, "dequantise"), t),
-            DATA[batch_indices(stream(key, "data"), t, 20, 8)],
-        )
-        base = step_key(stream(key, "noise"), t)
-        keys = jnp.stack([jax.random.fold_in(base, i) for i in range(8)])
-        with jax.debug_key_reuse(False):  # it takes stacked keys for used ones
-            grad = GRADIENT({"w": jnp.asarray(weights, jnp.float32)}, keys, rows)
+        grad = gradient(np.float32(weights), t)
         weights = weights - 0.1 * np.asarray(grad["w"])
         decay = min(0.9, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * weights
