@@ -26,10 +26,13 @@ def main() -> None:
     drawing, axes = plt.subplots(1, 3, figsize=(10.4, 3.7))
     axes[0].plot(page["load"](page["whole"])[:8, :60, 0].T, linewidth=1.2)
     axes[0].set(title="eight chains, first steps", xlabel="step", ylabel="$x_0$")
-    samples = (page["few"], "by the density", figure.BLUE), (
-        page["learned"],
-        "by the learned score",
-        figure.ORANGE,
+    samples = (
+        (page["few"], "by the density", figure.BLUE),
+        (
+            page["learned"],
+            "by the learned score",
+            figure.ORANGE,
+        ),
     )
     for axis, (sample, title, colour) in zip(axes[1:], samples, strict=True):
         axis.plot(*page["truth"].T, ".", color=figure.INK, markersize=3, alpha=0.5, label="exact")
