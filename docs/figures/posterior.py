@@ -1,4 +1,4 @@
-"""The figure of the posterior experiment in `docs/gallery.md`: where chains do not enter a funnel."""
+"""The posterior experiment in `docs/gallery.md`: where chains do not enter a funnel."""
 
 import figure
 import jax

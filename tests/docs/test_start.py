@@ -9,11 +9,10 @@ import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cheat_sheet.md").read_text()
 CALLS = re.findall(r"\[`([\w.]+)\((.*?)\)`\]\([\w/.]+#(probjax[\w.]+)\)", PAGE)
+IMPORTS = r"from probjax\.(\w+) import \(?([^()\n]*(?:\n\.\.\.[^)]*)?)"
 IMPORTED = {
     f"{package}.{name}"
-    for package, names in re.findall(
-        r"from probjax\.(\w+) import \(?([^()\n]*(?:\n\.\.\.[^)]*)?)", PAGE
-    )
+    for package, names in re.findall(IMPORTS, PAGE)
     for name in re.findall(r"\b[A-Za-z]\w*", names)
 }
 
@@ -40,6 +39,10 @@ def test_a_call_names_what_exists(call):
     assert set(re.findall(r"(\w+)=", arguments)) <= set(accepted)
     if "..." not in positional:
         bound = len(positional)
-        needed = [p.name for p in accepted.values() if p.default is inspect.Parameter.empty]
+        needed = [
+            p.name
+            for p in accepted.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         given = {p.name for p in places[:bound]} | set(re.findall(r"(\w+)=", arguments))
         assert set(needed) <= given
