@@ -75,7 +75,8 @@ def _verdict(bar: dict[str, Any]) -> str:
     asked = f"asked: {bar['kind']} {word} {bar['value']:.3g} times {rival}"
     if bar["met"] is None:
         return f"{asked}; not decided, one of the two was not measured"
-    return f"{asked}; {bar['contender']}: {number(bar['ratio'][1])}, {'met' if bar['met'] else 'not met'}"
+    reached = f"{bar['contender']}: {number(bar['ratio'][1])}"
+    return f"{asked}; {reached}, {'met' if bar['met'] else 'not met'}"
 
 
 def _three(values: Iterable[float] | None) -> str:
