@@ -37,7 +37,9 @@ from probjax.diffeq.solution import (
 )
 
 KINDS = ("ab", "abm")
+"""Adams-Bashforth, and with one Adams-Moulton step to correct it."""
 MOST_STEPS = 8
+"""Steps that a method may look back."""
 
 
 def adams_bashforth(steps: int) -> tuple[Fraction, ...]:

@@ -27,6 +27,7 @@ from probjax.diffeq.solution import Solution, Stats, VectorField
 from probjax.diffeq.tableaus import Number, Tableau, as_tableau
 
 CHECKPOINTS = ("none", "step", "sqrt")
+"""What is kept for the way back: everything, each step, or every root of their number."""
 
 
 def rk_step(

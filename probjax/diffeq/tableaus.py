@@ -21,7 +21,9 @@ from probjax.core import checks
 from probjax.diffeq import order_conditions
 
 Number = Fraction | float
+"""A coefficient as it is kept: exact, or a decimal."""
 Coefficient = int | str | Fraction | float
+"""A coefficient as it may be given: `"1/3"` and `3` are exact."""
 
 
 class Tableau(NamedTuple):

@@ -178,7 +178,11 @@ def provenance(found: Mapping[str, Any], *digests: str, remark: str = "") -> str
 
 
 def pyplot() -> Any:
-    """Return Matplotlib's `pyplot`, which then needs no display."""
+    """Import Matplotlib's `pyplot` so that it needs no display.
+
+    Returns:
+        The module.
+    """
     import matplotlib
 
     matplotlib.use("agg")

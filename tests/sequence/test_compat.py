@@ -83,11 +83,11 @@ def test_what_does_not_fit_is_named():
     gap, out_of_range = label_paddings.copy(), labels.copy()
     gap[0, 0], out_of_range[0, 0] = 1, 9
     for changed, message in [
-        ({"logit_paddings": logit_paddings[:, 1:]}, "logit_paddings must have shape"),
-        ({"label_paddings": label_paddings[:2]}, "label_paddings must have shape"),
-        ({"logits": logits[0]}, r"logits must have shape \(B, T, V\)"),
-        ({"label_paddings": gap}, r"paddings\[0\] must be nonzero on"),
-        ({"labels": out_of_range}, r"labels\[0, 0\]=9 must be in"),
+        ({"logit_paddings": jnp.asarray(logit_paddings[:, 1:])}, "logit_paddings must have shape"),
+        ({"label_paddings": jnp.asarray(label_paddings[:2])}, "label_paddings must have shape"),
+        ({"logits": jnp.asarray(logits[0])}, r"logits must have shape \(B, T, V\)"),
+        ({"label_paddings": jnp.asarray(gap)}, r"paddings\[0\] must be nonzero on"),
+        ({"labels": jnp.asarray(out_of_range)}, r"labels\[0, 0\]=9 must be in"),
         ({"blank_id": 5}, "blank_id=5 must be in"),
     ]:
         given = {
@@ -97,4 +97,4 @@ def test_what_does_not_fit_is_named():
             "label_paddings": label_paddings,
         }
         with pytest.raises(ValueError, match=message):
-            optax_ctc_loss(**jax.device_put(given | changed))
+            optax_ctc_loss(**(jax.device_put(given) | changed))
