@@ -53,7 +53,7 @@ def page(runs: dict[str, dict[str, dict[str, Any]]], titles: dict[str, str]) -> 
     links = [f"[{title}]({package}.md)" for package, title in titles.items()]
     links = f"{', '.join(links)}; several devices: [Scaling](scaling.md)."
     words = "How speed, memory and accuracy are measured, and all results beside their peers."
-    parts = [front(words), HOW.format(links=links)]
+    parts = [front(words, ("navigation", "toc")), HOW.format(links=links)]
     for name in sorted(runs):
         told = {package: runs[name][package] for package in titles if package in runs[name]}
         if told:
@@ -121,7 +121,7 @@ def _row(
         own["name"] if own else "not measured",
         rival["name"] if rival else "no peer",
         f"{table.number(ratio[1])}{of}" if ratio else "",
-        _pair(own, rival, lambda one: f"{max(one['errors'].values()):.1e}"),
+        ", ".join(_kept(f"{max(x['errors'].values()):.1e}") for x in (own, rival) if x),
         _memory(own, rival),
         asked,
         verdict,
@@ -138,7 +138,7 @@ def _slower(runs: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
                 if bar["met"] is False:
                     word = "at most" if bar["kind"] == "time" else "at least"
                     asked = f"{bar['kind']} {word} {bar['value']:.3g} times {bar['against']!r}"
-                    missed.append((link, asked, bar["contender"], f"{bar['ratio'][1]:.3g}"))
+                    missed.append((link, asked, bar["contender"], table.number(bar["ratio"][1])))
             for one in case["contenders"]:
                 if one["peer"] or one["ratio"] is None:
                     continue
@@ -182,9 +182,10 @@ def circumstances(run: dict[str, Any]) -> str:
     )
 
 
-def front(description: str) -> str:
+def front(description: str, hidden: tuple[str, ...] = ("navigation",)) -> str:
     """What stands before the text of a page that needs its width for tables."""
-    return f"---\ndescription: {description}\nhide:\n  - navigation\n---"
+    lines = "".join(f"  - {name}\n" for name in hidden)
+    return f"---\ndescription: {description}\nhide:\n{lines}---"
 
 
 def figure(name: str, words: str, caption: str) -> str:
@@ -227,8 +228,11 @@ def _link(machine: dict[str, Any], package: str, case: dict[str, Any]) -> str:
 
 def _memory(own: Any, rival: Any) -> str:
     told = [one["temporary_bytes"] for one in (own, rival) if one]
-    return ", ".join(map(table.size, told)) if any(x is not None for x in told) else "not told"
+    if all(count is None for count in told):
+        return "not told"
+    return ", ".join(_kept(table.size(count)) for count in told)
 
 
-def _pair(own: Any, rival: Any, tell: Any) -> str:
-    return ", ".join(tell(one) for one in (own, rival) if one)
+def _kept(text: str) -> str:
+    """The same without places where a line may end."""
+    return text.replace("-", "\N{NON-BREAKING HYPHEN}").replace(" ", "\N{NO-BREAK SPACE}")

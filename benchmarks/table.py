@@ -72,12 +72,11 @@ def text(case: dict[str, Any]) -> str:
 def _verdict(bar: dict[str, Any]) -> str:
     word = "at most" if bar["kind"] == "time" else "at least"
     rival = "the reference's" if bar["against"] is None else f"that of {bar['against']!r}"
-    asked = f"asked: {bar['kind']} {word} {bar['value']:g} times {rival}"
+    asked = f"asked: {bar['kind']} {word} {bar['value']:.3g} times {rival}"
     if bar["met"] is None:
         return f"{asked}; not decided, one of the two was not measured"
-    return (
-        f"{asked}; {bar['contender']}: {bar['ratio'][1]:.3g}, {'met' if bar['met'] else 'not met'}"
-    )
+    reached = f"{bar['contender']}: {number(bar['ratio'][1])}"
+    return f"{asked}; {reached}, {'met' if bar['met'] else 'not met'}"
 
 
 def _three(values: Iterable[float] | None) -> str:

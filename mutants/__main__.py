@@ -30,7 +30,7 @@ PASSED_OVER = {
 SHARED = {"targets": ("catalogue", "posteriordb"), "score": ("objectives",)}
 """Test files of a package that try all of its modules."""
 
-BATCH = 12
+BATCH = 6
 """Mutants that are tried before the tests that killed them are run on the module as it is."""
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -143,9 +143,12 @@ Task = tuple[Module, Mutant]
 
 
 def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results.FILE) -> None:
-    """Try all that is pending: the first mutant of each module, the second of each, and so on."""
-    kept = results.load(file)
-    works = [Module(name, root, kept) for name in choose(args.module, modules(root))]
+    """Try all that is pending: the first mutant of each module, the second of each, and so on.
+
+    Modules come in an order drawn with the seed, so that a run cut short has seen all packages.
+    """
+    kept, names = results.load(file), choose(args.module, modules(root))
+    works = [Module(n, root, kept) for n in random.Random(args.seed).sample(names, len(names))]
     ranks = itertools.zip_longest(*(work.pending(args) for work in works))
     tasks = [(w, m) for rank in ranks for w, m in zip(works, rank, strict=True) if m]
     for first in range(0, len(tasks), BATCH):

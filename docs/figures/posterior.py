@@ -1,4 +1,4 @@
-"""The posterior experiment in the gallery: where chains do not enter a funnel."""
+"""The posterior experiment in `docs/gallery.md`: where chains do not enter a funnel."""
 
 import figure
 import jax

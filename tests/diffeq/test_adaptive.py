@@ -352,3 +352,15 @@ def test_bad_arguments_are_named():
         solve_adaptive(lambda t, y, args: y, jnp.array(1), 0.0, 1.0, rtol=1e-3, atol=1e-3)
     with pytest.raises(TypeError, match="must be like y"):
         solve_adaptive(lambda t, y, args: y[:1], jnp.ones(2), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+
+
+def test_all_steps_have_rows():
+    """Three steps of a constant slope, the last of them the last that is allowed."""
+    rows = solve_adaptive(
+        lambda t, y, args: 1 + 0 * y, jnp.zeros(()), 0.0, 3.0, rtol=1e-3, atol=1e-3,
+        first_step=0.25, max_steps=3, save_at="steps",
+    )  # fmt: skip
+    assert rows.t.shape == rows.y.shape == (4,)
+    assert rows.result == REACHED and rows.stats.num_accepted == 3
+    np.testing.assert_allclose(rows.y, rows.t, rtol=1e-6)
+    assert rows.t[0] == 0.0 and rows.t[-1] == 3.0

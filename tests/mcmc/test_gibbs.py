@@ -394,3 +394,9 @@ def without_mean(kernel):
     return lambda key, value, rest: kernel(
         key, value, {name: other for name, other in rest.items() if name != "mean"}
     )
+
+
+def test_a_finite_visit_is_not_flagged(reuse_keys):
+    kernel = gibbs(PAIR)
+    info = jax.jit(kernel.step)(jax.random.key(1), kernel.init({"x": 1.0, "y": 2.0}))[1]
+    assert not bool(info.is_divergent) and not bool(info.is_nonfinite) and bool(info.is_accepted)

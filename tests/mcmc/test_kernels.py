@@ -1,5 +1,7 @@
 """Parametric kernels are BlackJAX's, and infos have one set of names."""
 
+import inspect
+
 import blackjax
 import jax
 import jax.numpy as jnp
@@ -125,3 +127,14 @@ def test_errors():
     state = kernel.init(jnp.ones(2), None)
     with pytest.raises(ValueError, match=r"step_size must be positive and finite, got 0\.0"):
         kernel.step(jax.random.key(0), state, mcmc.HMCParams(0.0, METRIC))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(mcmc.hmc_kernel, blackjax.hmc.build_kernel), (mcmc.nuts_kernel, blackjax.nuts.build_kernel)],
+)
+def test_divergence_begins_where_blackjax_says(ours, theirs):
+    defaults = [
+        inspect.signature(f).parameters["divergence_threshold"].default for f in (ours, theirs)
+    ]
+    assert defaults[0] == defaults[1]

@@ -386,3 +386,20 @@ def test_sharded_chains_are_the_same_and_exchange_nothing(reuse_keys):
     np.testing.assert_allclose(mapped(keys)[0], together, rtol=1e-4, atol=1e-5)
     text = mapped.lower(keys).compile().as_text()
     assert "all-" not in text and "collective" not in text
+
+
+def test_rejection_weighs_by_a_proposal_that_is_not_flat(reuse_keys):
+    """An exponential law of rate 2 under M = 2 times that of rate 1: half is accepted."""
+    count = 4000
+    drawn = rejection_sample(
+        jax.random.key(0),
+        lambda x: jnp.log(2.0) - 2 * x,
+        jax.random.exponential,
+        lambda x: -x,
+        np.log(2.0) + 1e-6,
+        count,
+    )
+    assert abs(float(drawn.accepted.mean()) - 0.5) < 5 * 0.5 / np.sqrt(count)
+    assert int(drawn.violations) == 0
+    kept = np.asarray(drawn.samples)[np.asarray(drawn.accepted)]
+    assert abs(kept.mean() - 0.5) < 5 * kept.std() / np.sqrt(kept.size)
