@@ -5,11 +5,11 @@ blank and those that end in the last label, because only behind a blank may the 
 again. Equal prefixes are one hypothesis, always. `probjax.sequence.decoding.beam_decode` runs the
 search over whole sequences.
 
->>> import jax.numpy as jnp
+>>> import jax, jax.numpy as jnp
 >>> from probjax.sequence import beam
->>> state = beam.beam_init(2, beam_width=3, max_len=3)
+>>> state, step = beam.beam_init(2, beam_width=3, max_len=3), jax.jit(beam.beam_step)
 >>> for _ in range(3):
-...     state = beam.beam_step(state, jnp.log(jnp.array([0.75, 0.25])))
+...     state = step(state, jnp.log(jnp.array([0.75, 0.25])))
 >>> state.tokens.tolist()
 [[1, -1, -1], [-1, -1, -1], [1, 1, -1]]
 >>> print((64 * (jnp.exp(state.log_p_blank) + jnp.exp(state.log_p_label))).round(3))
@@ -176,7 +176,7 @@ def beam_step(
 
     Example:
         >>> state = beam_init(2, beam_width=2, max_len=2)
-        >>> state = beam_step(state, jnp.log(jnp.array([0.75, 0.25])))
+        >>> state = jax.jit(beam_step)(state, jnp.log(jnp.array([0.75, 0.25])))
         >>> print(jnp.exp(state.log_p_blank), jnp.exp(state.log_p_label))
         [0.75 0.  ] [0.   0.25]
     """
@@ -264,7 +264,7 @@ def prior_score(
 
     Example:
         >>> state = beam_init(3, beam_width=2, max_len=4)
-        >>> state = beam_step(state, jnp.log(jnp.array([0.2, 0.5, 0.3])))
+        >>> state = jax.jit(beam_step)(state, jnp.log(jnp.array([0.2, 0.5, 0.3])))
         >>> print(prior_score(state, length_bonus=0.5))
         [0.5 0.5]
     """

@@ -6,11 +6,10 @@ the beam search sums over the paths of each labelling.
 >>> import jax, jax.numpy as jnp
 >>> from probjax.sequence import decoding
 >>> logits = jnp.log(jnp.array([[0.75, 0.25]] * 3))  # blank, 1
->>> best_path = jax.jit(decoding.greedy_decode)(logits)  # all blanks, 27/64
+>>> best_path = decoding.greedy_decode(logits)  # all blanks, 27/64
 >>> int(best_path.lengths), float(64 * jnp.exp(best_path.score))
 (0, 27.0)
->>> beam_decode = jax.jit(decoding.beam_decode, static_argnames="beam_width")
->>> found = beam_decode(logits, beam_width=3)
+>>> found = jax.jit(lambda logits: decoding.beam_decode(logits, beam_width=3))(logits)
 >>> found.tokens[0].tolist(), float(64 * jnp.exp(found.score[0]))
 ([1, -1, -1], 34.0)
 """
@@ -107,8 +106,7 @@ def greedy_decode(
 
     Example:
         >>> logits = jnp.log(jnp.array([[0.1, 0.9], [0.2, 0.8]]))
-        >>> decode = jax.jit(greedy_decode, static_argnames="merge_repeated")
-        >>> decode(logits, merge_repeated=False).tokens.tolist()
+        >>> greedy_decode(logits, merge_repeated=False).tokens.tolist()
         [1, 1]
         >>> greedy_decode(logits, 3)
         Traceback (most recent call last):
@@ -180,11 +178,10 @@ def beam_decode(
         >>> law = jnp.log(jnp.array([[0.0, 0.5, 0.5], [0.0, 0.01, 0.99], [0.0, 0.99, 0.01]]))
         >>> lm = LanguageModel(lambda: (), lambda state, token: (state, law[token]))
         >>> logits = jnp.log(jnp.array([[0.1, 0.8, 0.1], [0.9, 0.0, 0.1], [0.1, 0.5, 0.4]]))
-        >>> decode = jax.jit(beam_decode, static_argnames=("beam_width", "lm"))
-        >>> decode(logits, beam_width=8).tokens[0].tolist()
-        [1, 1, -1]
-        >>> decode(logits, beam_width=8, lm=lm).tokens[0].tolist()
-        [1, 2, -1]
+        >>> best = jax.jit(lambda logits: [
+        ...     beam_decode(logits, beam_width=8, lm=model).tokens[0] for model in (None, lm)])
+        >>> print(*best(logits))
+        [ 1  1 -1] [ 1  2 -1]
     """
     logits, lengths, blank = _read(logits, lengths, blank_id)
     max_len = max(logits.shape[-2], 1) if max_len is None else max_len
