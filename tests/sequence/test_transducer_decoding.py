@@ -214,7 +214,7 @@ def test_the_check_kills_mistakes(x64, monkeypatch):
 def test_a_beam_reads_no_more_labels_from_a_frame_than_allowed():
     """One frame, a label with probability 1/4 each time: k labels have 3/4 times 1/4^k."""
     for most in (1, 2):
-        found = rnnt_beam(
+        found = decoding.rnnt_beam(
             lambda state, token: (state, jnp.zeros(2)),
             jnp.add,
             (),
