@@ -30,7 +30,7 @@ PASSED_OVER = {
 SHARED = {"targets": ("catalogue", "posteriordb"), "score": ("objectives",)}
 """Test files of a package that try all of its modules."""
 
-BATCH = 6
+BATCH = 4
 """Mutants that are tried before the tests that killed them are run on the module as it is."""
 
 ROOT = pathlib.Path(__file__).parents[1]
