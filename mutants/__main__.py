@@ -30,7 +30,7 @@ PASSED_OVER = {
 SHARED = {"targets": ("catalogue", "posteriordb"), "score": ("objectives",)}
 """Test files of a package that try all of its modules."""
 
-BATCH = 6
+BATCH = 4
 """Mutants that are tried before the tests that killed them are run on the module as it is."""
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -113,11 +113,12 @@ class Module:
             wanted = [e is None for e in entries]
         return [mutant if want else None for mutant, want in zip(drawn, wanted, strict=True)]
 
-    def start(self, mutant: Mutant, slow: bool) -> runner.Child:
-        """Fork for a mutant."""
+    def start(self, mutant: Mutant, args: argparse.Namespace) -> runner.Child:
+        """Fork for a mutant; a survivor meets the tests first that it has not seen."""
         source = apply(self.source, mutant)
-        tests = self.tests[1:] if slow else self.tests
-        return runner.Child(tests, self.path, source, order=self.durations, slow=slow)
+        tests = self.tests[1:] if args.slow else self.tests
+        order = self.durations | ({"": 0.0} if args.again else {})
+        return runner.Child(tests, self.path, source, order=order, slow=args.slow)
 
     def learn(self, result: runner.Result) -> None:
         """Remember how long tests take, for the order of the next run."""
@@ -169,7 +170,7 @@ def _try(tasks: list[Task], args: argparse.Namespace) -> list[tuple[Module, Muta
     while waiting or running:
         while waiting and len(running) < args.jobs:
             work, mutant = waiting.pop(0)
-            running.append((work, mutant, work.start(mutant, args.slow)))
+            running.append((work, mutant, work.start(mutant, args)))
         time.sleep(runner.POLL)
         for work, mutant, child in list(running):
             if result := child.poll():

@@ -91,9 +91,8 @@ class Plugin:
                     raise
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Run quick tests first, examples and then what is not known last."""
-        last = {True: 1e8, False: 1e9}
-        items.sort(key=lambda i: self.order.get(i.nodeid, last[i.nodeid.startswith("probjax")]))
+        """Run quick tests first, and those that are not known before or after them."""
+        items.sort(key=lambda item: self.order.get(item.nodeid, self.order.get("", 1e9)))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Let the system end a test that takes far longer than it did."""
@@ -136,7 +135,7 @@ class Child:
             tests: arguments of pytest.
             path: the mutated module.
             source: its text; without it all files are as they are.
-            order: seconds of each test, by its name.
+            order: seconds of each test by its name, and under the empty name those of all others.
             limit: processor seconds that a test may take beyond five times what it took.
             slow: run the tests marked `slow` instead of the others.
             only_collect: import the files and run nothing.

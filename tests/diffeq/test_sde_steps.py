@@ -200,3 +200,9 @@ def test_what_a_step_does_not_take_is_named():
     with pytest.raises(ValueError, match="method must be one of 'euler_maruyama'"):
         sde_steps.find_method("heun")
     assert np.isnan(sde_steps.find_method(lambda *args: args[2]).strong_order)
+
+
+def test_the_table_states_the_weak_orders(x64):
+    for name in ("weak2_platen", "euler_maruyama"):
+        method = sde_steps.METHODS[name]
+        check_weak(method.step, method.weak_order)

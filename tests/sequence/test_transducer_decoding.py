@@ -209,3 +209,20 @@ def test_the_check_kills_mistakes(x64, monkeypatch):
             max_len=MAX_LEN, max_symbols=MAX_LEN, blank_id=BLANK,
         )  # fmt: skip
         check_ranking(unmerged, kind)
+
+
+def test_a_beam_reads_no_more_labels_from_a_frame_than_allowed():
+    """One frame, a label with probability 1/4 each time: k labels have 3/4 times 1/4^k."""
+    for most in (1, 2):
+        found = decoding.rnnt_beam(
+            lambda state, token: (state, jnp.zeros(2)),
+            jnp.add,
+            (),
+            jnp.log(jnp.array([[0.75, 0.25]])),
+            beam_width=4,
+            max_len=3,
+            max_symbols=most,
+        )
+        shares = [0.75 * 0.25**k for k in range(most + 1)] + [0.0] * (3 - most)
+        np.testing.assert_allclose(jnp.exp(found.log_probs), shares, rtol=1e-5)
+        assert found.lengths.tolist() == [*range(most + 1), *[0] * (3 - most)]
