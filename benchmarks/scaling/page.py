@@ -165,9 +165,9 @@ def _read(run: dict[str, Any]) -> str:
     waiting = [name for name, each in found.items() if each.efficiency < 0.5]
     parts = []
     if silent:
-        parts.append(f"Nothing is sent by: {', '.join(silent)}.")
+        parts.append(f"Nothing is sent by: {'; '.join(silent)}.")
     if waiting:
-        names = ", ".join(waiting)
+        names = "; ".join(waiting)
         parts.append(f"At these sizes more than half of a step is communication in: {names}.")
     return " ".join(parts)
 
