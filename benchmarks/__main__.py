@@ -22,20 +22,20 @@ FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs") / "benchmarks"
 
 EXPECTED = {
-    "diffeq/bridge": (15, 40),
-    "diffeq/ensemble": (90, 450),
-    "diffeq/stochastic": (25, 100),
+    "diffeq/bridge": (13, 40),
+    "diffeq/ensemble": (85, 450),
+    "diffeq/stochastic": (20, 100),
     "diffusion/samplers": (45, 260),
-    "diffusion/work_precision": (60, 180),
+    "diffusion/work_precision": (47, 180),
     "experiments/training": (60, 130),
     "mcmc/driver": (15, 80),
-    "mcmc/posteriors": (250, 2200),
-    "scaling/devices": (90, 150),
-    "score/objectives": (60, 600),
-    "sequence/ctc": (60, 600),
-    "sequence/transducer": (15, 90),
+    "mcmc/posteriors": (200, 2200),
+    "scaling/devices": (110, 260),
+    "score/objectives": (50, 600),
+    "sequence/ctc": (53, 600),
+    "sequence/transducer": (13, 90),
 }
-"""Seconds that each module took on two cores, quick and full: they tell how much is left."""
+"""About the seconds of each module on two cores, quick and full: they tell how much is left."""
 
 
 class Progress:

@@ -76,6 +76,8 @@ The assumed accelerators are H200s in nodes of eight:
 {inputs}
 
 {results}
+
+{read}
 """
 
 
@@ -91,7 +93,8 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         parts += [summary.circumstances(run), tables(run)]
     if runs:  # counts are of programs, not of machines: one table is enough
         first = runs[min(runs)]
-        parts.append(PAPER.format(many=MANY, inputs=_inputs(), results=_results(first)))
+        paper = {"inputs": _inputs(), "results": _results(first), "read": _read(first)}
+        parts.append(PAPER.format(many=MANY, **paper))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -153,6 +156,20 @@ def _results(run: dict[str, Any]) -> str:
         "share of computation",
     )  # fmt: skip
     return summary.grid(headings, rows, left=2)
+
+
+def _read(run: dict[str, Any]) -> str:
+    """Who sends nothing, and who waits for most of a step."""
+    found = {program["name"]: estimate(program, MANY) for program in run["programs"]}
+    silent = [name for name, each in found.items() if not each.sent]
+    waiting = [name for name, each in found.items() if each.efficiency < 0.5]
+    parts = []
+    if silent:
+        parts.append(f"Nothing is sent by: {'; '.join(silent)}.")
+    if waiting:
+        names = "; ".join(waiting)
+        parts.append(f"At these sizes more than half of a step is communication in: {names}.")
+    return " ".join(parts)
 
 
 def _estimated(program: dict[str, Any], found: Estimate) -> tuple[str, ...]:
