@@ -153,7 +153,7 @@ def varying_like(tree: Tree, like: Any) -> Tree:
         Array([1., 1.], dtype=float32)
     """
 
-    def mark(leaf: Array, target: Any) -> Array:
+    def mark(leaf: Any, target: Any) -> Any:
         axes = tuple(sorted(_varying(target) - _varying(jax.typeof(leaf))))
         return jax.lax.pcast(leaf, axes, to="varying") if axes else leaf
 

@@ -16,12 +16,15 @@ Traceback (most recent call last):
 probjax.sharding.checkpoints.CheckpointError: ... another config: seed is 1 there, 2 here
 """
 
+import gc
 import hashlib
 import json
 import logging
 import pathlib
 import re
 import shutil
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -192,15 +195,12 @@ def _digest(arrays: dict[str, Any]) -> str | None:
 
 def _read_meta(path: pathlib.Path) -> dict[str, Any]:
     ocp = _orbax()
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            meta = checkpointer.restore(path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        meta = dict(meta.meta)
-        meta["config"], meta["step"], meta["sha256"]
-    except Exception as error:  # Orbax's failures have no common type
-        raise CheckpointError(
-            f"{path}: damaged or not a probjax checkpoint ({_line(error)})"
-        ) from error
+    failure = "damaged or not a probjax checkpoint"
+    found = _read(path, ocp.args.Composite(meta=ocp.args.JsonRestore()), failure)
+    meta = dict(found.meta or {})
+    for name in ("config", "step", "sha256"):
+        if name not in meta:
+            raise CheckpointError(f"{path}: {failure} (no {name})")
     return meta
 
 
@@ -212,26 +212,41 @@ def _read_state(path: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
     target = {name: abstract(leaf) for name, leaf in like.items()}
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(
-                path,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
-                    )
-                ),
-            ).state
-    except Exception as error:  # Orbax's failures have no common type
-        raise CheckpointError(
-            f"{path}: damaged, or of another structure ({_line(error)})"
-        ) from error
+    how = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, restore_args=how))
+    restored = _read(path, args, "damaged, or of another structure").state
     for name, leaf in target.items():
         if restored[name].shape != leaf.shape:
             raise CheckpointError(
                 f"{path}: state{name} has shape {restored[name].shape} there, {leaf.shape} here"
             )
     return restored
+
+
+def _read(path: pathlib.Path, args: Any, failure: str) -> Any:
+    """What Orbax reads, or why it cannot, in one line."""
+    ocp = _orbax()
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path, args=args)
+    except Exception as error:  # Orbax's failures have no common type
+        reason = _line(error)
+    _collect_remains()
+    raise CheckpointError(f"{path}: {failure} ({reason})")
+
+
+def _collect_remains() -> None:
+    """Collect what Orbax leaves of a restore that failed.
+
+    Coroutines that were never run complain when they are collected, in whatever runs then.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _line(error: Exception) -> str:
