@@ -59,10 +59,8 @@ def is_equivalent(entry: dict[str, Any]) -> bool:
 
 def summary(modules: dict[str, Any]) -> str:
     """Killed and surviving mutants of each package, in a table."""
-    rows = [
-        "| package | mutants | killed | equivalent | left | score |",
-        "|---|---|---|---|---|---|",
-    ]
+    names = ["package", "mutants", "killed", "equivalent", "left", "score", "score at first"]
+    rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     packages = sorted({name.partition("/")[0] for name in modules})
     for package in [*packages, ""]:
         entries = [
