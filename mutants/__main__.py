@@ -126,15 +126,17 @@ class Module:
         self.memory.parent.mkdir(parents=True, exist_ok=True)
         self.memory.write_text(json.dumps(self.durations))
 
-    def store(self, mutant: Mutant, result: runner.Result, slow: bool) -> str:
+    def store(self, mutant: Mutant, result: runner.Result, args: argparse.Namespace) -> str:
         """Keep what became of a mutant, and say it."""
         entry = results.entry_of(self.entries, mutant)
         if entry is None:
             entry = mutant._asdict()
             entry["place"] = [entry.pop("start"), entry.pop("end"), mutant.after]
             self.entries["mutants"].append(entry)
+        elif args.again and result.outcome in runner.KILLED:
+            entry["gap"] = True
         by = result.failed[0] if result.failed else ""
-        outcome = f"{result.outcome} slow" if slow and by else result.outcome
+        outcome = f"{result.outcome} slow" if args.slow and by else result.outcome
         entry |= {"outcome": outcome, "by": by, "seconds": round(result.seconds, 1)}
         change = f"{mutant.before!r} -> {mutant.after!r}"
         return f"{outcome} {entry['seconds']} s {self.name}:{mutant.line} {change} {by}"
@@ -160,7 +162,7 @@ def run(args: argparse.Namespace, root: pathlib.Path = ROOT, file: Any = results
             if doubtful.intersection(result.failed):
                 print(f"fails without a mistake, too: {result.failed[0]}", flush=True)
             else:
-                print(work.store(mutant, result, args.slow), flush=True)
+                print(work.store(mutant, result, args), flush=True)
         results.save(kept, file)
 
 

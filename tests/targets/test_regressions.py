@@ -64,3 +64,21 @@ def test_linear_regression_is_that_of_scipy(x64):
 def test_wrong_data(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_party_identification_is_that_of_scipy(x64):
+    ideology, age = np.array([1.0, 5.0, 3.0]), np.array([4, 1, 2])
+    ones, y = np.ones(3), np.array([2.0, 7.0, 4.0])
+    one = targets.nes(
+        partyid7=y, real_ideo=ideology, race_adj=ones, age_discrete=age, educ1=2 * ones,
+        gender=[1.0, 2.0, 1.0], income=3 * ones,
+    )  # fmt: skip
+    groups = [(age == group).astype(float) for group in (2, 3, 4)]
+    x = np.stack([ones, ideology, ones, *groups, 2 * ones, [1.0, 2.0, 1.0], 3 * ones], axis=1)
+
+    def exact(u):
+        return stats.norm(x @ u[:9], np.exp(u[9])).logpdf(y).sum() + u[9]
+
+    first, second = np.linspace(-1, 1, 10), np.linspace(0.5, -0.3, 10)
+    ours = one.logdensity_fn(jnp.asarray(first)) - one.logdensity_fn(jnp.asarray(second))
+    np.testing.assert_allclose(ours, exact(first) - exact(second), rtol=1e-11)

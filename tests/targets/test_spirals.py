@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -25,3 +26,9 @@ def test_density_against_a_fine_sum(x64):
 def test_a_scale_that_the_nodes_cannot_resolve():
     with pytest.raises(ValueError, match=r"scale must be at least 0.08, got 0.01"):
         targets.two_spirals(scale=0.01)
+
+
+def test_score_is_the_gradient_row_by_row(x64):
+    target, x = targets.two_spirals(), jnp.array([[1.1, -1.7], [0.4, 2.0], [-3.0, 0.2]])
+    gradient = jax.grad(lambda points: target.log_density(points).sum())(x)
+    np.testing.assert_allclose(target.score(x), gradient, rtol=1e-8)
