@@ -254,7 +254,7 @@ def _parse(kind: type, words: list[str], program: str) -> Any:
 def _one_line(box: str) -> str:
     """The message out of tyro's box, with the option it would have understood."""
     lines = [line.strip("│| ") for line in box.splitlines()]
-    title_is_border = lines[0][:1] in ("╭", "+")
+    title_is_border = box.lstrip()[:1] in ("╭", "+")
     # Rules cut the box into parts; a title that is not in the border is a part of its own.
     parts: list[list[str]] = [[]]
     for line in lines:
@@ -262,7 +262,7 @@ def _one_line(box: str) -> str:
             parts.append([])
         elif line and line[0] not in "╭╰+":
             parts[-1].append(line)
-    message, *rest = parts if title_is_border else parts[1:]
+    message, *rest = parts if title_is_border or len(parts) == 1 else parts[1:]
     said = " ".join(message)
     hints = (re.match(r"--[a-z]\S*", line) for part in rest for line in part)
     close = next(filter(None, hints), None)

@@ -118,6 +118,11 @@ def test_the_message_is_found_in_both_kinds_of_box(box):
     assert cli._one_line(short) == "Unrecognized options: --sead, 1"
 
 
+@pytest.mark.parametrize("text", ["", "no box at all"])
+def test_a_message_without_a_box_is_told_as_it_is(text):
+    assert cli._one_line(text) == text
+
+
 @pytest.mark.slow
 def test_a_plain_terminal_gets_the_same_line():
     """Where the terminal knows no box drawing, tyro draws its box in ASCII."""

@@ -67,10 +67,7 @@ def total(loss):
 
 @functools.cache
 def every_kind():
-    """Losses and gradients of all kinds, compiled together, as NumPy arrays.
-
-    To take those apart compiles nothing.
-    """
+    """Losses and gradients of all kinds, compiled together, as arrays of NumPy."""
 
     @jax.jit
     def run(logits, *rest):
